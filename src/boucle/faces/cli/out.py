@@ -1,0 +1,154 @@
+"""What commands print: tables, facts and trees for people, JSON for machines. Knows no noun."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from boucle.core.schema import jsonable
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from boucle.ledger.lineage import Node
+
+
+@cache
+def console() -> Console:
+    """The terminal; colours only where there is one and NO_COLOR is not set."""
+    from rich.console import Console
+
+    return Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+
+
+def as_json(value: Any) -> None:
+    """JSON on standard output."""
+    sys.stdout.write(json.dumps(jsonable(value), indent=2, ensure_ascii=False) + "\n")
+
+
+def line(text: str = "", style: str = "") -> None:
+    """A line for people."""
+    from rich.text import Text
+
+    console().print(Text(text, style=style))
+
+
+def table(rows: Sequence[Mapping[str, Any]], empty: str = "nothing here yet") -> None:
+    """Rows under the names of their keys."""
+    if not rows:
+        line(empty, "dim")
+        return
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
+    names = list(dict.fromkeys(k for r in rows for k in r))
+    for name in names:
+        numeric = all(isinstance(r.get(name), int | float | None) for r in rows)
+        grid.add_column(name, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        grid.add_row(*(Text(cell(row.get(n)), style=_STYLES.get(str(row.get(n)), "")) for n in names))
+    console().print(grid)
+
+
+_STYLES = {
+    "finished": "green", "ready": "green", "production": "green", "pass": "green", "reuse": "green", "running": "yellow",
+    "starting": "yellow", "staging": "yellow", "warn": "yellow", "run": "yellow", "failed": "red", "fail": "red",
+    "lost": "red", "cancelled": "red",
+}  # fmt: skip
+
+
+def cell(value: Any) -> str:
+    """A value as short text."""
+    if value is None or value == "":
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{k}={cell(v)}" for k, v in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(cell, value))
+    return str(value)
+
+
+def facts(pairs: Mapping[str, Any]) -> None:
+    """Names and values below each other."""
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="dim")
+    grid.add_column(overflow="fold")
+    for name, value in pairs.items():
+        if value not in ("", None, {}, [], ()):
+            grid.add_row(name, Text(cell(value), style=_STYLES.get(str(value), "")))
+    console().print(grid)
+
+
+def when(seconds: float) -> str:
+    """A moment in UTC, to the second."""
+    return dt.datetime.fromtimestamp(seconds, dt.UTC).strftime("%Y-%m-%d %H:%M:%S") if seconds else ""
+
+
+def took(seconds: float) -> str:
+    """A span of time, short."""
+    if seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
+    return f"{seconds:.1f} s" if seconds < 120 else f"{seconds / 60:.1f} min"
+
+
+def tree(node: Node) -> None:
+    """A lineage tree."""
+    from rich.tree import Tree
+
+    def grow(at: Node, branch: Tree | None) -> Tree:
+        from rich.text import Text
+
+        label = Text()
+        if at.relation:
+            label.append(f"{at.relation} ", style="dim")
+        label.append(_short(at.ref), style="bold")
+        said = _said(at.facts)
+        if said:
+            label.append(f"  {said}", style="dim")
+        grown = Tree(label) if branch is None else branch.add(label)
+        for child in at.children:
+            grow(child, grown)
+        return grown
+
+    console().print(grow(node, None))
+
+
+def _short(ref: str) -> str:
+    kind, _, key = ref.partition(":")
+    return f"{kind}:{key[:12]}" if kind in ("artifact", "code") else ref
+
+
+def _said(pairs: Mapping[str, Any]) -> str:
+    words = []
+    for name, value in pairs.items():
+        if value in ("", None, {}, []):
+            continue
+        if name in ("started", "time"):
+            words.append(when(float(value)))
+        elif name == "metrics":
+            words.append(", ".join(f"{k} {cell(v)}" for k, v in list(value.items())[:3]))
+        elif name in ("name", "status", "type", "stage", "task", "entry", "url"):
+            words.append(str(value))
+        elif name in ("inputs", "output", "params"):
+            text = json.dumps(jsonable(value), ensure_ascii=False)
+            words.append(f"{name} {text if len(text) <= 90 else text[:87] + '...'}")
+        elif isinstance(value, bool):
+            words.append(name if value else f"no {name}")
+        else:
+            words.append(f"{name} {cell(value)}")
+    return " · ".join(words)

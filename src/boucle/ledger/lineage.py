@@ -1,0 +1,385 @@
+"""Lineage: edges that are written because something was read or written, and the graph they make.
+
+While a run is active (a context variable, so threads and nested steps each have their own), the functions that read and
+write things report here; nobody declares an edge by hand. `why` walks the graph towards where something came from,
+`impact` towards all that it touched.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from boucle.core import graph, predictions
+from boucle.core.errors import Invalid, NotFound
+from boucle.core.records import RECORDS, Artifact, Code, Dataset, Model, Record, Run, Service
+from boucle.core.refs import KINDS, Ref
+from boucle.core.where import field as column
+
+if TYPE_CHECKING:
+    from boucle.workspace import Workspace
+
+
+class Recorder(Protocol):
+    """Whoever is running now and wants to know what is read and written."""
+
+    def read(self, ref: str, digest: str, asked: str) -> None:
+        """`ref` was read and had this digest; `asked` is the reference as given, which may point elsewhere later."""
+
+    def made(self, ref: str) -> None:
+        """`ref` was written."""
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Numbers of this run."""
+
+    @property
+    def ws(self) -> Workspace:
+        """The workspace it runs in."""
+
+    @property
+    def run(self) -> str:
+        """The id of the run."""
+
+    @property
+    def used(self) -> list[str]:
+        """What was read so far."""
+
+
+active: ContextVar[Recorder | None] = ContextVar("boucle_active_run", default=None)
+
+
+def note_read(ref: str, digest: str = "", asked: str = "") -> None:
+    """Called by every function that reads something with a reference."""
+    recorder = active.get()
+    if recorder is not None:
+        recorder.read(ref, digest, asked or ref)
+
+
+def note_made(ref: str) -> None:
+    """Called by every function that writes something with a reference."""
+    recorder = active.get()
+    if recorder is not None:
+        recorder.made(ref)
+
+
+def current_run() -> str:
+    """The id of the active run, or ''."""
+    recorder = active.get()
+    return recorder.run if recorder is not None else ""
+
+
+def running() -> Recorder:
+    """The active run; raises `Invalid` outside of one."""
+    recorder = active.get()
+    if recorder is None:
+        raise Invalid(
+            "no run is going on here",
+            expected="a call from inside a pipeline, or a `with boucle.track(...)` block",
+            fix="wrap it: with boucle.track(ws, 'name') as run: ...",
+        )
+    return recorder
+
+
+def log_metrics(metrics: Mapping[str, float], step: int | None = None) -> None:
+    """Numbers of the active run; outside of a run nothing happens, so that a step can be tried by itself."""
+    recorder = active.get()
+    if recorder is not None:
+        recorder.log_metrics(metrics, step)
+
+
+def used_now() -> list[str]:
+    """What the active run has read so far."""
+    recorder = active.get()
+    return recorder.used if recorder is not None else []
+
+
+def datasets_above(ws: Workspace, refs: list[str]) -> list[str]:
+    """The dataset versions that these things were made from, directly or through artifacts, sorted."""
+
+    def up(ref: str) -> Iterator[str]:
+        kind = ref.partition(":")[0]
+        if kind == "artifact":
+            yield from (e.source for e in ws.store.edges(target=ref, relation="made"))
+        elif kind == "run":
+            yield from (e.target for e in ws.store.edges(source=ref, relation="used"))
+
+    return sorted(r for r in graph.reach(refs, up) if r.startswith("dataset:"))
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A thing in a lineage tree: its reference, how it is tied to the one above, facts to show, and what lies beyond."""
+
+    ref: str
+    relation: str = ""
+    facts: dict[str, Any] = field(default_factory=dict)
+    children: tuple[Node, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "ref": self.ref,
+            **({"relation": self.relation} if self.relation else {}),
+            "facts": self.facts,
+            "children": [c.to_json() for c in self.children],
+        }
+
+    def flat(self) -> Iterator[Node]:
+        """This node and all below it."""
+        yield self
+        for child in self.children:
+            yield from child.flat()
+
+
+def why(ws: Workspace, ref: str) -> Node:
+    """Where something came from: a prediction, model, dataset, run, artifact or service, down to data, code and
+    environment. Raises `NotFound`."""
+    kind, key = locate(ws, ref)
+    if kind == "prediction":
+        return _why_prediction(ws, key)
+    return _up(ws, f"{kind}:{key}", "", frozenset())
+
+
+def impact(ws: Workspace, ref: str) -> Node:
+    """What something touched: a dataset, run, model, artifact, `commit:SHA` or `package:NAME==VERSION`, down to the
+    services that run on it and how many predictions they gave. Raises `NotFound`."""
+    head, _, rest = ref.partition(":")
+    if head in ("commit", "package") and rest:
+        runs = _runs_of_commit(ws, rest) if head == "commit" else _runs_with_package(ws, rest)
+        if not runs:
+            raise NotFound(f"no run knows {head} {rest!r}", expected="one that a run was made with", fix="boucle runs")
+        seen: set[str] = set()
+        children = tuple(c for r in runs if (c := _down(ws, f"run:{r.id}", "ran with" if head == "package" else "ran", seen)))
+        return Node(ref, "", {"runs": len(runs)}, children)
+    kind, key = locate(ws, ref)
+    if kind == "prediction":
+        raise Invalid("a prediction has no effect that is known here", expected="a dataset, commit, package or model", fix=f"boucle why {ref}")
+    node = _down(ws, f"{kind}:{key}", "", set())
+    assert node is not None
+    return node
+
+
+def locate(ws: Workspace, ref: str) -> tuple[str, str]:
+    """The kind and exact key of what a reference names, whatever its form; the kind may be left out where only one fits."""
+    from boucle.ledger import datasets, models, runs, services
+
+    kind, sep, _ = ref.partition(":")
+    if sep and kind not in KINDS:
+        raise NotFound.named("kind of thing", kind, KINDS)
+    looks = {
+        "dataset": lambda r: datasets.resolve(ws, r).key,
+        "model": lambda r: models.resolve(ws, r).key,
+        "run": lambda r: runs.get(ws, r).key,
+        "service": lambda r: services.resolve(ws, r).key,
+        "artifact": lambda r: _by_digest(ws, Artifact, Ref.parse(r, "artifact").name),
+        "code": lambda r: _by_digest(ws, Code, Ref.parse(r, "code").name),
+        "prediction": lambda r: _prediction_id(ws, Ref.parse(r, "prediction").name),
+    }
+    if sep:
+        if kind in looks:
+            return kind, looks[kind](ref)
+        parsed = Ref.parse(ref)
+        if ws.store.get(RECORDS[kind], parsed.name) is None:
+            raise NotFound(f"no {kind} {parsed.name}", expected="its id")
+        return kind, parsed.name
+    found = []
+    for name in ("model", "dataset", "service", "run", "prediction", "artifact"):
+        try:
+            found.append((name, looks[name](ref)))
+        except (NotFound, Invalid):
+            continue
+        if name == "service" and len(found) > 1:
+            # A service usually has the name of its model, and then the model is meant.
+            found.pop()
+    if not found:
+        known = {r.name for k in (Model, Dataset) for r in ws.store.find(k)}
+        raise NotFound.named("model, dataset, service, run or prediction", ref.partition("@")[0], known)
+    if len(found) > 1:
+        raise Invalid(
+            f"{ref!r} is the name of more than one thing", expected="one of " + ", ".join(f"{k}:{ref}" for k, _ in found)
+        )
+    return found[0]
+
+
+def _by_digest(ws: Workspace, kind: type[Record], start: str) -> str:
+    found = ws.store.find(kind, column("digest").starts(start.removeprefix("sha")), limit=2) if len(start) >= 4 else []
+    if len(found) != 1:
+        raise NotFound(f"no single {kind.KIND} begins with {start!r}", expected="its digest, or enough of the start")
+    return found[0].key
+
+
+def log_folders(ws: Workspace) -> Iterator[tuple[Service, Path]]:
+    """The prediction log of every revision there was."""
+    for service in ws.store.find(Service, order=["name", "-revision"]):
+        yield service, Path(service.folder) / "predictions"
+
+
+def _prediction_id(ws: Workspace, name: str) -> str:
+    _prediction(ws, name)
+    return name
+
+
+def _prediction(ws: Workspace, name: str) -> tuple[dict[str, Any], Service]:
+    for service, folder in log_folders(ws):
+        if folder.is_dir() and (record := predictions.find(folder, name)) is not None:
+            return record, service
+    raise NotFound(
+        f"no prediction {name}", expected="an id that a service answered with", fix="boucle services lists the services"
+    )
+
+
+def _why_prediction(ws: Workspace, name: str) -> Node:
+    record, service = _prediction(ws, name)
+    shown = {k: record[k] for k in ("time", "inputs", "output", "latency_us", "digest") if k in record}
+    return Node(f"prediction:{name}", "", shown, (_up(ws, str(service), "given by", frozenset()),))
+
+
+def _get(ws: Workspace, ref: str) -> Any:
+    kind, _, key = ref.partition(":")
+    return ws.store.get(RECORDS[kind], key) if kind in RECORDS else None
+
+
+def _up(ws: Workspace, ref: str, relation: str, above: frozenset[str]) -> Node:
+    """The tree towards the origins. A step's run is shown as part of its pipeline's run, whose inputs are what matters."""
+    record = _get(ws, ref)
+    facts = _facts(ws, record)
+    if ref in above:
+        return Node(ref, relation, facts)
+    above |= {ref}
+    children: list[Node] = []
+
+    def add(other: str, how: str) -> None:
+        children.append(_up(ws, other, how, above))
+
+    match record:
+        case Service():
+            add(f"model:{record.model}", "serves")
+        case Model():
+            if record.run:
+                add(f"run:{record.run}", "made by")
+            else:
+                for edge in ws.store.edges(source=ref, relation="derived"):
+                    add(edge.target, "trained on")
+        case Artifact():
+            if record.run:
+                add(f"run:{record.run}", "made by")
+        case Dataset():
+            if record.run:
+                add(f"run:{record.run}", "made by")
+            elif record.source:
+                children.append(Node(f"source:{record.source}", "read from"))
+        case Run():
+            children += _run_origins(ws, record, above)
+    return Node(ref, relation, facts, tuple(children))
+
+
+def _run_origins(ws: Workspace, run: Run, above: frozenset[str]) -> list[Node]:
+    out: list[Node] = []
+    sources = datasets_above(ws, [str(run)])
+    if run.type == "step" and run.parent and f"run:{run.parent}" not in above:
+        parent = _get(ws, f"run:{run.parent}")
+        if parent is not None:
+            inner = _code_and_environment(ws, parent)
+            out.append(Node(str(parent), "part of", _facts(ws, parent), tuple(inner)))
+    else:
+        out += _code_and_environment(ws, run)
+    for source in sources:
+        out.append(_up(ws, source, "used", above))
+    return out
+
+
+def _code_and_environment(ws: Workspace, run: Run) -> list[Node]:
+    out = []
+    if run.code:
+        out.append(Node(f"code:{run.code[:12]}", "ran", _facts(ws, ws.store.get(Code, run.code))))
+    if run.environment and ws.blobs.has(run.environment):
+        environment = json.loads(ws.blobs.get(run.environment))
+        facts = {
+            "python": environment["python"],
+            "platform": environment["platform"],
+            "packages": len(environment["packages"]),
+        }
+        out.append(Node(f"environment:{run.environment[:12]}", "in", facts))
+    return out
+
+
+def _facts(ws: Workspace, record: Any) -> dict[str, Any]:
+    match record:
+        case Dataset():
+            return {"rows": record.rows, "columns": len(record.schema["columns"]), "digest": record.digest[:12], "source": record.source}
+        case Model():
+            return {"stage": record.stage, "task": record.task, "digest": record.digest[:12], "metrics": record.metrics}
+        case Run():
+            facts: dict[str, Any] = {"name": record.name, "type": record.type, "status": record.status, "actor": record.actor, "started": record.started}
+            if record.params:
+                facts["params"] = record.params
+            if record.metrics:
+                facts["metrics"] = record.metrics
+            return facts
+        case Code():
+            place = {"commit": record.commit[:12], "branch": record.branch, "uncommitted changes": record.dirty} if record.commit else {"commit": "not in a git repository"}
+            return {"entry": record.entry, **place}
+        case Service():
+            return {"status": record.status, "url": record.url, "target": record.target}
+        case Artifact():
+            return {"name": record.name, "type": record.type, "size": record.size}
+    return {}
+
+
+def _down(ws: Workspace, ref: str, relation: str, seen: set[str]) -> Node | None:
+    """The tree towards the effects; each thing is shown where it is reached first."""
+    if ref in seen:
+        return None
+    seen.add(ref)
+    record = _get(ws, ref)
+    children: list[Node | None] = []
+    for edge in ws.store.edges(target=ref):
+        if edge.relation == "used":
+            children.append(_down(ws, edge.source, "used by", seen))
+        elif edge.relation == "derived":
+            children.append(_down(ws, edge.source, "led to", seen))
+        elif edge.relation == "serves":
+            children.append(_down(ws, edge.source, "served by", seen))
+        elif edge.relation == "ran":
+            children.append(_down(ws, edge.source, "ran in", seen))
+    if isinstance(record, Run):
+        for edge in ws.store.edges(source=ref, relation="made"):
+            children.append(_down(ws, edge.target, "made", seen))
+        for edge in ws.store.edges(target=ref, relation="part_of"):
+            children.append(_down(ws, edge.source, "step", seen))
+    facts = _facts(ws, record)
+    if isinstance(record, Service):
+        facts["predictions"] = predictions.count(Path(record.folder) / "predictions")
+    return Node(ref, relation, facts, tuple(c for c in children if c is not None))
+
+
+def touched(node: Node) -> dict[str, list[str]]:
+    """What an impact tree holds, by kind, each once: the summary of the blast radius."""
+    out: dict[str, list[str]] = {}
+    for child in node.flat():
+        kind = child.ref.partition(":")[0]
+        if child.ref != node.ref and child.ref not in out.setdefault(kind, []):
+            out[kind].append(child.ref)
+    return {k: v for k, v in out.items() if v}
+
+
+def _runs_of_commit(ws: Workspace, commit: str) -> list[Run]:
+    codes = [c.digest for c in ws.store.find(Code, column("commit").starts(commit))] if len(commit) >= 4 else []
+    found = ws.store.find(Run, column("code").within(codes), order=["started"]) if codes else []
+    return [r for r in found if r.type != "step"]
+
+
+def _runs_with_package(ws: Workspace, package: str) -> list[Run]:
+    from boucle.ledger.environment import normal
+
+    name, _, version = package.partition("==")
+    matching = set()
+    found = ws.store.find(Run, column("type") != "step", order=["started"])
+    for digest in {r.environment for r in found if r.environment}:
+        packages = json.loads(ws.blobs.get(digest))["packages"]
+        if any(normal(p["name"]) == normal(name) and version in ("", p["version"]) for p in packages):
+            matching.add(digest)
+    return [r for r in found if r.environment in matching]

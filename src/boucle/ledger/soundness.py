@@ -1,0 +1,90 @@
+"""Soundness: everything that is stored checked against everything that refers to it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from boucle.core import predictions
+from boucle.core.errors import BoucleError
+from boucle.core.records import RELATIONS, Artifact, Code, Dataset, Event, Model, Record, Run, Service
+from boucle.ledger import tables
+
+if TYPE_CHECKING:
+    from boucle.workspace import Workspace
+
+
+@dataclass(slots=True)
+class Report:
+    """Problems in words, and how much was looked at."""
+
+    problems: list[str] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=dict)
+
+
+def check(ws: Workspace) -> Report:
+    """Check store, blobs, what records say of blobs and of each other, and the prediction logs."""
+    report = Report()
+    report.problems += ws.store.check()
+    report.problems += ws.blobs.check()
+    kinds: tuple[type[Record], ...] = (Dataset, Code, Run, Artifact, Model, Service)
+    for kind in kinds:
+        records = ws.store.find(kind)
+        report.counts[f"{kind.KIND}s"] = len(records)
+        for record in records:
+            for blob in _blobs_of(ws, record, report):
+                if not ws.blobs.has(blob):
+                    report.problems.append(f"{record} needs blob {blob[:12]}, which is not there")
+    _edges(ws, report)
+    for service in ws.store.find(Service):
+        report.problems += predictions.check(Path(service.folder) / "predictions")
+    report.counts["events"] = ws.store.count(Event)
+    report.counts["blobs"] = sum(1 for _ in ws.blobs.list())
+    return report
+
+
+def _blobs_of(ws: Workspace, record: Record, report: Report) -> list[str]:
+    """The blobs a record cannot do without."""
+    match record:
+        case Dataset():
+            return [*_table_blobs(ws, record.manifest, str(record), report), *filter(None, [record.statistics])]
+        case Code():
+            found = list(filter(None, [record.sources, record.diff]))
+            if ws.blobs.has(record.sources):
+                found += [s["blob"] for s in json.loads(ws.blobs.get(record.sources)).values()]
+            return found
+        case Run():
+            return list(filter(None, [record.environment, record.log, record.inputs.get("parts", "")]))
+        case Artifact():
+            return list(_value_blobs(ws, record.value, str(record), report))
+        case Model():
+            if ws.store.get(Artifact, record.artifact) is None:
+                report.problems.append(f"{record} has no bundle: artifact {record.artifact[:12]} is not there")
+    return []
+
+
+def _value_blobs(ws: Workspace, value: dict[str, object], owner: str, report: Report) -> list[str]:
+    if value.get("codec") == "frame":
+        return _table_blobs(ws, str(value["manifest"]), owner, report)
+    files = value.get("files")
+    return [*([str(value["blob"])] if "blob" in value else []), *(files.values() if isinstance(files, dict) else [])]
+
+
+def _table_blobs(ws: Workspace, manifest: str, owner: str, report: Report) -> list[str]:
+    if not ws.blobs.has(manifest):
+        return [manifest]
+    try:
+        return [block["blob"] for block in tables.load_manifest(ws.blobs, manifest)["blocks"]]
+    except BoucleError as error:
+        report.problems.append(f"{owner}: {error.what}")
+        return []
+
+
+def _edges(ws: Workspace, report: Report) -> None:
+    edges = ws.store.edges()
+    report.counts["edges"] = len(edges)
+    for edge in edges:
+        if edge.relation not in RELATIONS:
+            report.problems.append(f"edge {edge.source} --{edge.relation}--> {edge.target}: no such relation")

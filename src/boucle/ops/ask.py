@@ -1,0 +1,48 @@
+"""Ask a running service, as any HTTP client would."""
+
+from __future__ import annotations
+
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from boucle.core.errors import Invalid, Unavailable
+from boucle.core.records import Service
+from boucle.core.schema import jsonable
+from boucle.ledger import services
+
+if TYPE_CHECKING:
+    from boucle.workspace import Workspace
+
+
+def predict(
+    ws: Workspace, service: Service | str, rows: Sequence[Mapping[str, Any]], *, timeout: float = 60.0
+) -> list[dict[str, Any]]:
+    """Send rows of raw input to a service; returns one answer per row, each with the id of its prediction."""
+    found = service if isinstance(service, Service) else services.resolve(ws, service)
+    if found.status != "ready":
+        raise Unavailable(f"{found} is {found.status}", expected="a service that runs", fix=f"boucle deploy {found.name}")
+    return post(found.url, rows, timeout=timeout)
+
+
+def post(url: str, rows: Sequence[Mapping[str, Any]], *, timeout: float = 60.0, request_id: str = "") -> list[dict[str, Any]]:
+    """Send rows to a service's address; returns the predictions with model and digest. Raises `Invalid` with the
+    service's own words for input it refuses, `Unavailable` when it does not answer."""
+    body = json.dumps({"rows": [jsonable(r) for r in rows]}).encode()
+    headers = {"Content-Type": "application/json", **({"X-Request-Id": request_id} if request_id else {})}
+    request = urllib.request.Request(f"{url}/predict", body, headers)  # noqa: S310  an address that a target gave us
+    try:
+        with urllib.request.urlopen(request, timeout=timeout) as response:  # noqa: S310
+            answer = json.load(response)
+    except urllib.error.HTTPError as error:
+        try:
+            said = json.load(error)["error"]
+            raise Invalid(said["what"], expected=said.get("expected", ""), fix=said.get("fix", "")) from None
+        except (ValueError, KeyError):
+            raise Unavailable(f"{url} answered {error.code}") from error
+    except (OSError, ValueError) as error:
+        raise Unavailable(f"{url} does not answer: {error}", fix="boucle services") from error
+    predictions: list[dict[str, Any]] = answer["predictions"]
+    return [{**p, "model": answer["model"], "digest": answer["digest"]} for p in predictions]
