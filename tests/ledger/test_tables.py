@@ -65,7 +65,9 @@ CELL = {
 def content(draw):
     rows = draw(st.integers(1, 12))
     kinds = draw(st.lists(st.sampled_from(sorted(CELL)), min_size=1, max_size=4))
-    return {f"c{i}": (CELL[k][0], draw(st.lists(CELL[k][1], min_size=rows, max_size=rows)), k) for i, k in enumerate(kinds)}
+    return {
+        f"c{i}": (CELL[k][0], draw(st.lists(CELL[k][1], min_size=rows, max_size=rows)), k) for i, k in enumerate(kinds)
+    }
 
 
 def made(columns):
@@ -171,7 +173,10 @@ def test_batches_that_encode_differently():
 
 def test_batches_of_other_types_or_columns():
     first = pa.table({"a": [1]})
-    for second, message in [(pa.table({"a": ["x"]}), "changes from int64"), (pa.table({"b": [1]}), "has the columns b")]:
+    for second, message in [
+        (pa.table({"a": ["x"]}), "changes from int64"),
+        (pa.table({"b": [1]}), "has the columns b"),
+    ]:
         batches = [*first.to_batches(), *second.to_batches()]
         with pytest.raises(Invalid, match=message):
             tables.write(Shelf(), Frame(schema_of(first.schema), lambda _, b=batches: iter(b)))

@@ -123,7 +123,7 @@ def test_what_does_not_fit_is_said():
         score("binary", [0, 1], [0])
     with pytest.raises(Invalid, match="probabilities"):
         score("binary", [0, 1], [0, 1], [[0.1, 0.9]], (0, 1))
-    with pytest.raises(Invalid, match="at least one row|shape"):
+    with pytest.raises(Invalid, match="shape"):
         score("regression", [], [])
     with pytest.raises(NotFound, match="ranking"):
         score("ranking", [0], [0])

@@ -232,10 +232,11 @@ def pack(
     return open_bundle(folder, verify=False)
 
 
-def replay(bundle: Bundle) -> list[str]:
-    """Ask the model again what it was asked when packed; returns the differences in words, none when it is the same."""
+def replay(bundle: Bundle, predictor: Predictor | None = None) -> list[str]:
+    """Ask the model (loaded already, or loaded now) again what it was asked when packed; returns the differences in
+    words, none when it answers the same."""
     golden = bundle.golden
-    now = bundle.predict(bundle.sample)
+    now = answer(predictor or bundle.load(), bundle.input, bundle.sample)
     if len(now) != len(golden):
         return [f"{len(now)} answers instead of {len(golden)}"]
     return [

@@ -283,6 +283,8 @@ RELATIONS: dict[str, str] = {
     "ran": "run -> code",
     "derived": "thing -> thing it was copied or cut from",
     "packs": "model -> artifact of its bundle",
+    "trained_on": "model -> rows it learned from",
+    "tested_on": "model -> rows it was judged on",
     "serves": "service -> model",
     "judges": "verdict -> what it judges",
 }

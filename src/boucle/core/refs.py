@@ -21,6 +21,7 @@ from boucle.core.errors import Invalid
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
 _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+_ULID = re.compile(f"[0-7][{_CROCKFORD}]{{25}}\\Z", re.IGNORECASE | re.ASCII)
 _AGO = re.compile(r"(\d+)\s*(second|minute|hour|day|week)s?\s+ago\Z")
 
 KINDS = (
@@ -64,7 +65,7 @@ class Ref:
     def parse(cls, text: str, kind: str = "") -> Ref:
         """Read a reference. `kind` is assumed when the text names none, and is the only one accepted when given."""
         head, sep, rest = text.partition(":")
-        if not sep:
+        if not sep or "@" in head:  # the colon of a time, as in tx@{2026-11-01T09:30}, ends no kind
             head, rest = kind, text
         if head not in KINDS or (kind and head != kind):
             raise Invalid(
@@ -85,7 +86,7 @@ class Ref:
     @property
     def number(self) -> int | None:
         """The version when it is a plain number."""
-        return int(self.version) if self.version.isdecimal() else None
+        return int(self.version) if self.version.isdecimal() and self.version.isascii() else None
 
     @property
     def digest(self) -> str | None:
@@ -111,11 +112,11 @@ def parse_time(text: str, now: float | None = None) -> float:
     if word in named:
         # "yesterday" means as it stood when yesterday ended, which is what people ask a registry.
         return (midnight if word == "yesterday" else named[word]).timestamp()
-    if ago := _AGO.match(word):
-        return (here - dt.timedelta(**{ago[2] + "s": int(ago[1])})).timestamp()
     try:
+        if ago := _AGO.match(word):
+            return (here - dt.timedelta(**{ago[2] + "s": int(ago[1])})).timestamp()
         moment = dt.datetime.fromisoformat(text.strip())
-    except ValueError:
+    except (ValueError, OverflowError):
         raise Invalid(
             f"{text!r} is not a time",
             expected="ISO 8601 such as 2026-11-01 or 2026-11-01T09:30, 'yesterday', or '3 hours ago'",
@@ -163,10 +164,9 @@ def new_id() -> str:
 
 def id_time(ulid: str) -> float:
     """Seconds since the epoch at which an id was made; raises `Invalid` for anything that is not such an id."""
+    if not _ULID.match(ulid):
+        raise Invalid(f"{ulid!r} is not an id", expected="26 characters of 0-9 and A-Z without I, L, O and U")
     value = 0
     for char in ulid.upper()[:10]:
-        digit = _CROCKFORD.find(char)
-        if digit < 0 or len(ulid) != 26:
-            raise Invalid(f"{ulid!r} is not an id", expected="26 characters of 0-9 and A-Z")
-        value = value * 32 + digit
+        value = value * 32 + _CROCKFORD.index(char)
     return value / 1000

@@ -302,9 +302,7 @@ class _Execution:
     ) -> Stored:
         now = time.time()
         artifacts = []
-        for name, leaf in stored.leaves(node.step.name):
-            if leaf.type == "record":
-                continue  # a record says for itself what it is
+        for name, leaf in stored.artifacts(node.step.name):
             artifacts.append(
                 Artifact(
                     digest=leaf.digest, name=name, type=leaf.type, value=leaf.value, size=leaf.size,

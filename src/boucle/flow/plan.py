@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +29,7 @@ from boucle.ledger import datasets
 if TYPE_CHECKING:
     from boucle.workspace import Workspace
 
+_PLAIN = ("json", "list", "tuple", "dict", "named", "dataclass")
 INTERPRETER = f"{sys.implementation.cache_tag}"
 
 
@@ -74,6 +76,7 @@ class Lookup:
 
     ws: Workspace
     force: frozenset[str] = frozenset()
+    since: float = field(default_factory=time.time)  # what ran after it is part of the same execution
     reached: dict[int, Reached] = field(default_factory=dict)
     code: dict[int, str] = field(default_factory=dict)
     sources: dict[int, Argument] = field(default_factory=dict)
@@ -90,10 +93,11 @@ class Lookup:
     def argument(self, value: Any, results: dict[int, Stored]) -> Argument:
         """What a call gets for an argument; all nodes that it takes from must have their result in `results`."""
         if isinstance(value, Output):
-            stored = results[value.node.id]
-            if value.path:
-                stored = select(self.ws, stored, value.path)
-            return Argument(stored.digest, stored, tuple(f"artifact:{s.digest}" for _, s in stored.leaves()))
+            whole = results[value.node.id]
+            stored = select(self.ws, whole, value.path) if value.path else whole
+            # A plain part is no artifact of its own: it comes from the whole.
+            digests = dict.fromkeys(whole.digest if s is stored and value.path and s.type in _PLAIN else s.digest for _, s in stored.artifacts())
+            return Argument(stored.digest, stored, tuple(f"artifact:{d}" for d in digests))
         if isinstance(value, Source):
             return self.source(value)
         if isinstance(value, list | tuple | dict) and any(True for _ in outputs_in(value)):
@@ -153,7 +157,7 @@ class Lookup:
         before = self.ws.store.find(
             Run,
             (column("name") == step.name) & (column("type") == "step") & (column("status") == "finished")
-            & (column("tags.pipeline") == pipeline),
+            & (column("tags.pipeline") == pipeline) & (column("started") < self.since),
             order=["-started"], limit=40,
         )  # fmt: skip
         if not before:

@@ -48,11 +48,18 @@ class Stored:
     def from_json(cls, data: Mapping[str, Any]) -> Stored:
         return cls(data["digest"], data["type"], data["value"], data.get("size", 0))
 
-    def leaves(self, name: str = "") -> Iterator[tuple[str, Stored]]:
-        """The parts that are values of their own, with their dotted names."""
+    def artifacts(self, name: str = "") -> Iterator[tuple[str, Stored]]:
+        """What of it is an artifact of its own, with dotted names: each table, model, file and the like inside, and the
+        whole when it holds plain values too."""
+        parts = list(self._leaves(name))
+        if self.type != "record" and any(leaf.type == "json" for _, leaf in parts) or not parts:
+            yield name, self
+        yield from ((n, leaf) for n, leaf in parts if leaf.type not in ("json", "record"))
+
+    def _leaves(self, name: str) -> Iterator[tuple[str, Stored]]:
         if "items" in self.value:
             for key, item in self.value["items"]:
-                yield from Stored.from_json(item).leaves(f"{name}.{key}" if name else str(key))
+                yield from Stored.from_json(item)._leaves(f"{name}.{key}" if name else str(key))
         else:
             yield name, self
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -140,7 +140,7 @@ def why(ws: Workspace, ref: str) -> Node:
     kind, key = locate(ws, ref)
     if kind == "prediction":
         return _why_prediction(ws, key)
-    return _up(ws, f"{kind}:{key}", "", frozenset())
+    return _up(ws, f"{kind}:{key}", "", set())
 
 
 def impact(ws: Workspace, ref: str) -> Node:
@@ -234,7 +234,7 @@ def _prediction(ws: Workspace, name: str) -> tuple[dict[str, Any], Service]:
 def _why_prediction(ws: Workspace, name: str) -> Node:
     record, service = _prediction(ws, name)
     shown = {k: record[k] for k in ("time", "inputs", "output", "latency_us", "digest") if k in record}
-    return Node(f"prediction:{name}", "", shown, (_up(ws, str(service), "given by", frozenset()),))
+    return Node(f"prediction:{name}", "", shown, (_up(ws, str(service), "given by", set()),))
 
 
 def _get(ws: Workspace, ref: str) -> Any:
@@ -242,27 +242,31 @@ def _get(ws: Workspace, ref: str) -> Any:
     return ws.store.get(RECORDS[kind], key) if kind in RECORDS else None
 
 
-def _up(ws: Workspace, ref: str, relation: str, above: frozenset[str]) -> Node:
-    """The tree towards the origins. A step's run is shown as part of its pipeline's run, whose inputs are what matters."""
+def _up(ws: Workspace, ref: str, relation: str, seen: set[str]) -> Node:
+    """The tree towards the origins; what was shown before is named again but not unfolded again. A step's run is shown as
+    part of its pipeline's run, whose code and environment are what matters."""
     record = _get(ws, ref)
     facts = _facts(ws, record)
-    if ref in above:
+    if ref in seen:
         return Node(ref, relation, facts)
-    above |= {ref}
+    seen.add(ref)
     children: list[Node] = []
 
     def add(other: str, how: str) -> None:
-        children.append(_up(ws, other, how, above))
+        children.append(_up(ws, other, how, seen))
 
     match record:
         case Service():
             add(f"model:{record.model}", "serves")
         case Model():
+            for role, how in (("trained_on", "trained on"), ("tested_on", "tested on")):
+                for edge in ws.store.edges(source=ref, relation=role):
+                    add(edge.target, how)
             if record.run:
                 add(f"run:{record.run}", "made by")
-            else:
-                for edge in ws.store.edges(source=ref, relation="derived"):
-                    add(edge.target, "trained on")
+            for edge in ws.store.edges(source=ref, relation="derived"):
+                if edge.target not in seen:
+                    add(edge.target, "from")
         case Artifact():
             if record.run:
                 add(f"run:{record.run}", "made by")
@@ -272,22 +276,20 @@ def _up(ws: Workspace, ref: str, relation: str, above: frozenset[str]) -> Node:
             elif record.source:
                 children.append(Node(f"source:{record.source}", "read from"))
         case Run():
-            children += _run_origins(ws, record, above)
+            children += _run_origins(ws, record, seen)
     return Node(ref, relation, facts, tuple(children))
 
 
-def _run_origins(ws: Workspace, run: Run, above: frozenset[str]) -> list[Node]:
+def _run_origins(ws: Workspace, run: Run, seen: set[str]) -> list[Node]:
     out: list[Node] = []
-    sources = datasets_above(ws, [str(run)])
-    if run.type == "step" and run.parent and f"run:{run.parent}" not in above:
-        parent = _get(ws, f"run:{run.parent}")
-        if parent is not None:
-            inner = _code_and_environment(ws, parent)
-            out.append(Node(str(parent), "part of", _facts(ws, parent), tuple(inner)))
+    parent = _get(ws, f"run:{run.parent}") if run.parent else None
+    if run.type == "step" and parent is not None:
+        if str(parent) not in seen:
+            seen.add(str(parent))
+            out.append(Node(str(parent), "part of", _facts(ws, parent), tuple(_code_and_environment(ws, parent))))
     else:
         out += _code_and_environment(ws, run)
-    for source in sources:
-        out.append(_up(ws, source, "used", above))
+    out += [_up(ws, source, "used", seen) for source in datasets_above(ws, [str(run)])]
     return out
 
 
@@ -325,8 +327,15 @@ def _facts(ws: Workspace, record: Any) -> dict[str, Any]:
         case Service():
             return {"status": record.status, "url": record.url, "target": record.target}
         case Artifact():
-            return {"name": record.name, "type": record.type, "size": record.size}
+            return {"name": record.name, "type": record.type, "rows": record.value.get("rows"), "size": record.size}
     return {}
+
+
+# How an edge reads from its target's side, for those that lead towards effects.
+_TAKEN = {
+    "used": "used by", "trained_on": "trained", "tested_on": "tested", "derived": "led to", "serves": "served by",
+    "ran": "ran in",
+}  # fmt: skip
 
 
 def _down(ws: Workspace, ref: str, relation: str, seen: set[str]) -> Node | None:
@@ -337,14 +346,8 @@ def _down(ws: Workspace, ref: str, relation: str, seen: set[str]) -> Node | None
     record = _get(ws, ref)
     children: list[Node | None] = []
     for edge in ws.store.edges(target=ref):
-        if edge.relation == "used":
-            children.append(_down(ws, edge.source, "used by", seen))
-        elif edge.relation == "derived":
-            children.append(_down(ws, edge.source, "led to", seen))
-        elif edge.relation == "serves":
-            children.append(_down(ws, edge.source, "served by", seen))
-        elif edge.relation == "ran":
-            children.append(_down(ws, edge.source, "ran in", seen))
+        if edge.relation in _TAKEN:
+            children.append(_down(ws, edge.source, _TAKEN[edge.relation], seen))
     if isinstance(record, Run):
         for edge in ws.store.edges(source=ref, relation="made"):
             children.append(_down(ws, edge.target, "made", seen))
@@ -354,6 +357,18 @@ def _down(ws: Workspace, ref: str, relation: str, seen: set[str]) -> Node | None
     if isinstance(record, Service):
         facts["predictions"] = predictions.count(Path(record.folder) / "predictions")
     return Node(ref, relation, facts, tuple(c for c in children if c is not None))
+
+
+def condensed(node: Node) -> Node:
+    """The same tree without artifacts and steps: what lies below them moves up."""
+
+    def lifted(at: Node) -> list[Node]:
+        below = [c for child in at.children for c in lifted(child)]
+        if at.ref.startswith("artifact:") or at.facts.get("type") == "step":
+            return [replace(c, relation="led to") for c in below]
+        return [Node(at.ref, at.relation, at.facts, tuple(below))]
+
+    return Node(node.ref, node.relation, node.facts, tuple(c for child in node.children for c in lifted(child)))
 
 
 def touched(node: Node) -> dict[str, list[str]]:

@@ -44,6 +44,7 @@ def register(
     input: Schema | None = None,  # noqa: A002
     task: str = "",
     metrics: Mapping[str, float] | None = None,
+    trained: Frame | None = None,
     holdout: Frame | None = None,
     target: str = "",
     card: str = "",
@@ -53,8 +54,9 @@ def register(
 ) -> Model:
     """Pack a model, prove the bundle in a clean process, and register it as the next version of `name`.
 
-    `data` is a table of raw input as the model will get it (a few rows spread over it become the sample). `holdout` are
-    untouched rows with their `target` column, kept so that a later version can be compared with this one on the same rows.
+    `data` is a table of raw input as the model will get it (a few rows spread over it become the sample). `trained` are
+    the rows it learned from, for lineage. `holdout` are untouched rows with their `target` column, kept so that a later
+    version can be compared with this one on the same rows.
     `requirements` names further distributions the model needs. Raises `Refused` when the proof fails; nothing is
     registered then.
     """
@@ -65,7 +67,8 @@ def register(
     names = [*framework.requirements(model), *requirements]
     run = lineage.current_run()
     sources = lineage.datasets_above(ws, lineage.used_now())
-    references = {"run": run, "datasets": sources, "code": _code_of(ws, run), "actor": ws.actor}
+    roles = {"trained_on": _known(ws, trained), "tested_on": _known(ws, holdout)}
+    references = {"run": run, "datasets": sources, "code": _code_of(ws, run), "actor": ws.actor, **roles}
     with tempfile.TemporaryDirectory(dir=ws.folder("tmp")) as scratch:
         bundle = pack(
             Path(scratch, "bundle"),
@@ -116,12 +119,22 @@ def register(
         ws.store.put(verdict)
         edges = [Edge(str(record), "packs", str(artifact), now), Edge(str(verdict), "judges", str(record), now)]
         edges += [Edge(str(record), "derived", source, now) for source in sources]
+        edges += [Edge(str(record), role, rows, now) for role, rows in roles.items() if rows]
         if run:
             edges.append(Edge(f"run:{run}", "made", str(record), now))
         ws.store.link(*edges)
         note(ws, "model.registered", str(record), digest=record.digest, run=run, metrics=dict(metrics or {}))
     lineage.note_made(str(record))
     return record
+
+
+def _known(ws: Workspace, rows: Frame | None) -> str:
+    """The reference of a table that is a dataset version or an artifact; '' for one that was never stored."""
+    if rows is None or not rows.digest:
+        return ""
+    if rows.ref:
+        return rows.ref
+    return f"artifact:{rows.digest}" if ws.store.get(Artifact, rows.digest) else ""
 
 
 def _spread(data: Frame) -> Any:

@@ -200,6 +200,8 @@ class _Column:
         """Take in more values; returns the numbers of which quantiles are wanted, NaN where there is none."""
         if pa.types.is_dictionary(array.type):
             array = array.dictionary_decode()
+        if self.type in ("string", "binary"):  # not all functions know the large and view forms
+            array = array.cast(pa.string() if self.type == "string" else pa.binary())
         self.nulls += array.null_count
         if array.null_count == len(array):
             return np.full(len(array), np.nan) if self.type not in ("null", "bool") else None
@@ -227,8 +229,9 @@ class _Column:
     def _moments(self, numbers: np.ndarray[Any, Any]) -> None:
         here = numbers[np.isfinite(numbers)]
         if len(here):
-            mean = float(here.mean())
-            self._add_moments(len(here), mean, float(((here - mean) ** 2).sum()))
+            with np.errstate(over="ignore", invalid="ignore"):
+                mean = float(here.mean())
+                self._add_moments(len(here), mean, float(((here - mean) ** 2).sum()))
 
     def _add_moments(self, count: int, mean: float, squares: float) -> None:
         """Chan, Golub and LeVeque 1979."""
@@ -309,8 +312,8 @@ class _Column:
             distinct_exact=few,
             min=_plain(self.low),
             max=_plain(self.high),
-            mean=self.mean if self.count else None,
-            std=math.sqrt(self.squares / (self.count - 1)) if self.count > 1 else None,
+            mean=_finite(self.mean) if self.count else None,
+            std=_deviation(self.squares, self.count),
             quantiles={str(q): float(v) for q, v in zip(QUANTILES, np.quantile(numbers, QUANTILES), strict=True)}
             if len(numbers)
             else {},
@@ -321,10 +324,24 @@ class _Column:
 
 
 def _histogram(numbers: np.ndarray[Any, Any]) -> dict[str, list[float]]:
-    if not len(numbers) or not math.isfinite(float(numbers.max()) - float(numbers.min())):
+    if not len(numbers):
         return {}
-    counts, edges = np.histogram(numbers, bins=_BINS)
+    low, high = float(numbers.min()), float(numbers.max())
+    # Scaled, because the width itself may be too large for a float; unique, because it may be too small for 20 bins.
+    steps = np.linspace(0.0, 1.0, _BINS + 1)
+    edges = np.unique(np.append(low * (1 - steps[:-1]) + high * steps[:-1], high).clip(low, high))
+    if len(edges) < 2:
+        return {"edges": [low, high], "shares": [1.0]}
+    counts, _ = np.histogram(numbers, bins=edges)
     return {"edges": edges.tolist(), "shares": (counts / len(numbers)).tolist()}
+
+
+def _deviation(squares: float, count: int) -> float | None:
+    return math.sqrt(squares / (count - 1)) if count > 1 and math.isfinite(squares) else None
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def _plain(value: Any) -> Any:

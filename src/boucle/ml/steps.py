@@ -68,6 +68,7 @@ def register(name: str, chosen: Fitted, study: Study, parts: Parts, evaluation: 
         input=input_schema(parts.test, study),
         task=study.task,
         metrics=evaluation.metrics,
+        trained=parts.train,
         holdout=parts.test,
         target=study.target,
         card=card,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from boucle.core.bundle import Bundle, differences
-from boucle.core.errors import Invalid, NotFound, Refused
+from boucle.core.errors import Invalid, NotFound, Refused, Unavailable
 from boucle.core.records import Model, Rollout, Service
 from boucle.core.refs import Ref, check_name, new_id
 from boucle.core.where import field
@@ -51,6 +51,8 @@ def deploy(
     old = services.current(ws, service_name)
     chosen = target or ws.settings.target
     where = port or (_port(old.url) if old else 0) or _free_port(host)
+    if old is None or _port(old.url) != where:
+        _check_free(host, where)
     service = services.reserve(ws, service_name, model, chosen, time.time())
     rollout = Rollout(
         id=new_id(), service=service_name, strategy="replace", model=model.key, before=old.revision if old else 0,
@@ -66,14 +68,15 @@ def deploy(
             bundle = models.materialise(ws, model, folder / "bundle")
         with walk.phase("start"):
             placed = runner.start(
-                Placement(service_name, service.revision, model.key, bundle.folder, folder, host, where)
+                Placement(service_name, service.revision, model.key, bundle.folder, folder, host, where, hold=True)
             )
             service = services.change(ws, service, "starting", url=placed.url, handle=dict(placed.handle))
         with walk.phase("probe"):
             _probe(bundle, placed.url, model)
         with walk.phase("switch"):
-            with ws.store.transaction():
-                service = services.change(ws, service, "ready", reason=reason)
+            # Both answer at the address for a moment, so that nobody finds it closed.
+            url = runner.expose(placed.handle)
+            service = services.change(ws, service, "ready", reason=reason, url=url)
             if old is not None:
                 ws.target(old.target).stop(old.handle)
                 services.change(ws, old, "stopped", reason=f"{service.key} took over")
@@ -172,6 +175,20 @@ def settle(ws: Workspace) -> list[Service]:
 
 def _port(url: str) -> int:
     return int(url.rpartition(":")[2].partition("/")[0])
+
+
+def _check_free(host: str, port: int) -> None:
+    """Revisions of one service share a port for a moment; a port of anybody else is not to be shared."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise Unavailable(
+                f"port {port} of {host} cannot be had: {error.strerror}",
+                expected="a free port",
+                fix="choose another with --port, or see `boucle services`",
+            ) from error
 
 
 def _free_port(host: str) -> int:

@@ -19,6 +19,7 @@ class Placement:
     folder: Path  # the service's own: logs, state
     host: str = "127.0.0.1"
     port: int = 0  # 0: any free one
+    hold: bool = False  # answer at a private address only, until `expose`
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -37,6 +38,10 @@ class Target(Protocol):
 
     def start(self, placement: Placement, timeout: float = 60.0) -> Placed:
         """Start and wait until it is ready; raises `Unavailable` with the end of its log when it does not come up."""
+
+    def expose(self, handle: Mapping[str, Any], timeout: float = 10.0) -> str:
+        """Let a service that was started with `hold` answer at its port too, beside an older revision that still does;
+        returns that address. Raises `Unavailable` when the port cannot be had; the service then goes on as it was."""
 
     def alive(self, handle: Mapping[str, Any]) -> bool:
         """Whether that very service still runs (not another one that got its address or pid)."""

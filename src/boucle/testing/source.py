@@ -22,7 +22,7 @@ class SourceContract:
 
     def write(self, table: pa.Table, folder: Path) -> Path:
         """A file of its format, holding the table."""
-        raise AssertionError("write the table in the format of the source")
+        raise AssertionError(f"write {table.num_rows} rows into {folder}, in the format of the source")
 
     def test_names_itself(self) -> None:
         source = self.source()

@@ -1,6 +1,7 @@
 """Required, Unique, Between and Allowed."""
 
 import datetime as dt
+from types import MappingProxyType
 
 import pyarrow as pa
 import pytest
@@ -13,9 +14,9 @@ from boucle.testing.check import CheckContract
 
 class TestRequired(CheckContract):
     check = Required
-    options = {"columns": ["a"]}
-    good = {"a": [1, 2], "b": [None, 1]}
-    bad = {"a": [1.0, None, float("nan")]}
+    options = MappingProxyType({"columns": ["a"]})
+    good = MappingProxyType({"a": [1, 2], "b": [None, 1]})
+    bad = MappingProxyType({"a": [1.0, None, float("nan")]})
 
     def test_counts_nulls_and_nan(self):
         finding = Required().run(Frame.of(self.bad), self.options)
@@ -28,9 +29,9 @@ class TestRequired(CheckContract):
 
 class TestUnique(CheckContract):
     check = Unique
-    options = {"columns": ["a", "b"]}
-    good = {"a": [1, 1, 2], "b": ["x", "y", "x"]}
-    bad = {"a": [1, 2, 1, 1], "b": ["x", "x", "x", "x"]}
+    options = MappingProxyType({"columns": ["a", "b"]})
+    good = MappingProxyType({"a": [1, 1, 2], "b": ["x", "y", "x"]})
+    bad = MappingProxyType({"a": [1, 2, 1, 1], "b": ["x", "x", "x", "x"]})
 
     def test_says_which_rows(self):
         finding = Unique().run(Frame.of(self.bad), self.options)
@@ -43,9 +44,9 @@ class TestUnique(CheckContract):
 
 class TestBetween(CheckContract):
     check = Between
-    options = {"column": "a", "low": 0, "high": 10}
-    good = {"a": [0, 10, None]}
-    bad = {"a": [0, 10, 11, -1]}
+    options = MappingProxyType({"column": "a", "low": 0, "high": 10})
+    good = MappingProxyType({"a": [0, 10, None]})
+    bad = MappingProxyType({"a": [0, 10, 11, -1]})
 
     def test_share(self):
         assert Between().run(Frame.of(self.bad), self.options).score == 0.5
@@ -74,9 +75,9 @@ class TestBetween(CheckContract):
 
 class TestAllowed(CheckContract):
     check = Allowed
-    options = {"column": "a", "values": ["x", "y"]}
-    good = {"a": ["x", "y", None]}
-    bad = {"a": ["x", "z", "z", "q"]}
+    options = MappingProxyType({"column": "a", "values": ["x", "y"]})
+    good = MappingProxyType({"a": ["x", "y", None]})
+    bad = MappingProxyType({"a": ["x", "z", "z", "q"]})
 
     def test_names_the_others(self):
         finding = Allowed().run(Frame.of(self.bad), self.options)

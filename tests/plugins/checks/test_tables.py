@@ -1,5 +1,7 @@
 """Rows and Duplicates."""
 
+from types import MappingProxyType
+
 import pytest
 
 from boucle.core.errors import Invalid
@@ -10,9 +12,9 @@ from boucle.testing.check import CheckContract
 
 class TestRows(CheckContract):
     check = Rows
-    options = {"least": 2, "most": 3}
-    good = {"a": [1, 2]}
-    bad = {"a": [1, 2, 3, 4]}
+    options = MappingProxyType({"least": 2, "most": 3})
+    good = MappingProxyType({"a": [1, 2]})
+    bad = MappingProxyType({"a": [1, 2, 3, 4]})
 
     def test_too_few(self):
         assert Rows().run(Frame.of({"a": [1]}), self.options).status == "fail"
@@ -25,9 +27,9 @@ class TestRows(CheckContract):
 
 class TestDuplicates(CheckContract):
     check = Duplicates
-    options = {}
-    good = {"a": [1, 1, 2], "b": ["x", None, "x"]}
-    bad = {"a": [1, 2, 1, 1], "b": [None, "x", None, "y"]}
+    options = MappingProxyType({})
+    good = MappingProxyType({"a": [1, 1, 2], "b": ["x", None, "x"]})
+    bad = MappingProxyType({"a": [1, 2, 1, 1], "b": [None, "x", None, "y"]})
 
     def test_nulls_are_equal(self):
         finding = Duplicates().run(Frame.of(self.bad), {})

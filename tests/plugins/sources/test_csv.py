@@ -52,8 +52,11 @@ def read(tmp_path):
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
 def test_delimiter_is_found(read, delimiter):
-    got = read(f"a{delimiter}b\n1{delimiter}x, y; z\n2{delimiter}w\n".replace(", y", " y") if delimiter == "," else
-               f"a{delimiter}b\n1{delimiter}x, y z\n2{delimiter}w\n")
+    got = read(
+        f"a{delimiter}b\n1{delimiter}x, y; z\n2{delimiter}w\n".replace(", y", " y")
+        if delimiter == ","
+        else f"a{delimiter}b\n1{delimiter}x, y z\n2{delimiter}w\n"
+    )
     assert got.found["delimiter"] == delimiter
     assert got.types == {"a": "int64", "b": "string"}
 
@@ -134,8 +137,15 @@ def test_broken_utf8_is_set_aside(read):
     assert read(b"a,b\nx,1\n\xff\xfe,2\ny,3\n").bad[0][0] == 3
 
 
-@pytest.mark.parametrize(("ending", "pack"), [(".gz", gzip.compress), (".bz2", bz2.compress), (".xz", lzma.compress),
-                                             (".zst", lambda b: pa.compress(b, "zstd", asbytes=True))])
+@pytest.mark.parametrize(
+    ("ending", "pack"),
+    [
+        (".gz", gzip.compress),
+        (".bz2", bz2.compress),
+        (".xz", lzma.compress),
+        (".zst", lambda b: pa.compress(b, "zstd", asbytes=True)),
+    ],
+)
 def test_compressed(read, ending, pack):
     got = read(pack(b"a,b\n1,x\n2,y\n"), "x.csv" + ending)
     assert got.rows == [{"a": 1, "b": "x"}, {"a": 2, "b": "y"}]
@@ -175,8 +185,11 @@ def test_missing_file_names_its_neighbours(tmp_path):
 
 def test_bad_options(read):
     for options, message in [
-        ({"delimiter": "::"}, "one ASCII"), ({"encoding": "klingon"}, "klingon"), ({"names": ["a"]}, "1 names"),
-        ({"types": {"z": "int64"}}, "'z'"), ({"types": {"a": "list<int64>"}}, "cannot be read"),
+        ({"delimiter": "::"}, "one ASCII"),
+        ({"encoding": "klingon"}, "klingon"),
+        ({"names": ["a"]}, "1 names"),
+        ({"types": {"z": "int64"}}, "'z'"),
+        ({"types": {"a": "list<int64>"}}, "cannot be read"),
     ]:
         with pytest.raises((Invalid, NotFound), match=message):
             read("a,b\n1,2\n", **options)
@@ -194,7 +207,8 @@ def test_lines_of_the_wrong_length(read):
 
 def test_line_numbers_count_lines_within_quotes(read):
     assert read('a,b\n"x\ny",1\nz\n"p\n\nq",2\n1,2,3\n').bad == [
-        (4, "1 field where the header has 2"), (8, "3 fields where the header has 2"),
+        (4, "1 field where the header has 2"),
+        (8, "3 fields where the header has 2"),
     ]
 
 
@@ -238,10 +252,13 @@ def test_reading_again_starts_the_bad_lines_again(tmp_path):
     ("true False TRUE", "bool", True), ("2026-01-31 1999-12-01", "date", dt.date(2026, 1, 31)),
     ("2026-01-31T10:00:00 2026-02-01", "timestamp", dt.datetime(2026, 1, 31, 10)),
     ("2026-01-31T10:00:00+02:00 2026-01-31T10:00:00Z", "timestamp", dt.datetime(2026, 1, 31, 8)),
-    ("00123 4", "string", "00123"), ("+33 1", "string", "+33"), ("0x10 1", "string", "0x10"), ("-007 1.5", "string", "-007"),
-    ("12345678901234567891 1", "string", "12345678901234567891"), ("9007199254740993 1.5", "string", "9007199254740993"),
+    ("00123 4", "string", "00123"), ("+33 1", "string", "+33"), ("0x10 1", "string", "0x10"), ("-007 1.5", "string",
+    "-007"),
+    ("12345678901234567891 1", "string", "12345678901234567891"), ("9007199254740993 1.5", "string",
+    "9007199254740993"),
     ("1.5 9007199254740993", "string", "1.5"), ("1 x", "string", "1"), ("true 1", "string", "true"),
-    ("2026-02-30 2026-01-01", "string", "2026-02-30"), ("2026-01-31T10:00:00.123456789", "string", "2026-01-31T10:00:00.123456789"),
+    ("2026-02-30 2026-01-01", "string", "2026-02-30"), ("2026-01-31T10:00:00.123456789", "string",
+    "2026-01-31T10:00:00.123456789"),
     ("2026-01-31T10:00:00Z 2026-01-31T10:00:00", "string", "2026-01-31T10:00:00Z"),
 ])  # fmt: skip
 def test_types(read, values, kind, first):

@@ -45,7 +45,11 @@ def read(tmp_path):
 def test_keys_of_all_rows(read):
     reading, rows = read('{"a": 1}\n{"b": "x", "a": 2.5}\n{"c": null}\n')
     assert rows == [{"a": 1.0, "b": None, "c": None}, {"a": 2.5, "b": "x", "c": None}, dict.fromkeys("abc")]
-    assert [(c.type, c.nullable) for c in reading.frame.schema.columns] == [("float64", True), ("string", True), ("null", True)]
+    assert [(c.type, c.nullable) for c in reading.frame.schema.columns] == [
+        ("float64", True),
+        ("string", True),
+        ("null", True),
+    ]
 
 
 def test_nested(read):
@@ -106,11 +110,17 @@ def test_values_in_an_array_that_are_no_objects(read):
 
 
 VALUES = st.one_of(st.none(), st.integers(-(2**53), 2**53), st.floats(allow_nan=False, allow_infinity=False))
-ROW = st.fixed_dictionaries({"n": VALUES, "s": st.none() | st.text(st.characters(codec="utf-8"), max_size=9), "b": st.booleans()})
+ROW = st.fixed_dictionaries(
+    {"n": VALUES, "s": st.none() | st.text(st.characters(codec="utf-8"), max_size=9), "b": st.booleans()}
+)
 
 
 @settings(deadline=None)
-@given(rows=st.lists(ROW, min_size=1, max_size=9), chunk=st.sampled_from([1, 5, 1 << 20]), indent=st.sampled_from([None, 1]))
+@given(
+    rows=st.lists(ROW, min_size=1, max_size=9),
+    chunk=st.sampled_from([1, 5, 1 << 20]),
+    indent=st.sampled_from([None, 1]),
+)
 def test_what_json_writes_is_read(tmp_path_factory, rows, chunk, indent):
     folder = tmp_path_factory.mktemp("json")
     (folder / "x.json").write_text(json.dumps(rows, indent=indent, ensure_ascii=False), encoding="utf-8")

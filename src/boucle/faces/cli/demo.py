@@ -88,8 +88,6 @@ def _built_in(folder: Path) -> Path:
 
 
 def _journey(args: argparse.Namespace, name: str, folder: Path, clock: _Clock) -> dict[str, Any]:
-    import tempfile
-
     import boucle.workspace
     from boucle.core.errors import Refused
     from boucle.data.ingest import ingest
@@ -104,8 +102,8 @@ def _journey(args: argparse.Namespace, name: str, folder: Path, clock: _Clock) -
     from boucle.ops import deploy as ops
     from boucle.ops.ask import predict
 
-    with clock.part("ingest") as said, tempfile.TemporaryDirectory() as scratch:
-        source = Path(args.data).resolve() if args.data else _built_in(Path(scratch))
+    with clock.part("ingest") as said:
+        source = Path(args.data).resolve() if args.data else _built_in(folder.parent)
         target = args.target or "diagnosis"
         if (folder / "boucle.toml").is_file():
             ws = boucle.workspace.open(folder)

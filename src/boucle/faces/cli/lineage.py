@@ -14,6 +14,7 @@ def add_why(parser: argparse.ArgumentParser) -> None:
 
 def add_impact(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("ref", help="dataset, run, model, artifact, commit:SHA or package:NAME==VERSION")
+    parser.add_argument("--all", action="store_true", help="every step and artifact on the way too")
     parser.set_defaults(call=impact)
 
 
@@ -49,7 +50,7 @@ def impact(args: argparse.Namespace) -> int:
     if args.json:
         out.as_json({"tree": node.to_json(), "touched": touched})
         return 0
-    out.tree(node)
+    out.tree(node if args.all else lineage.condensed(node))
     served = sum(n.facts.get("predictions", 0) for n in node.flat())
     counts = ", ".join(f"{len(v)} {k}{'s' if len(v) != 1 else ''}" for k, v in touched.items())
     out.line(f"touched: {counts or 'nothing'}" + (f", {served:,} predictions" if served else ""), "bold")

@@ -22,7 +22,8 @@ def console() -> Console:
     """The terminal; colours only where there is one and NO_COLOR is not set."""
     from rich.console import Console
 
-    return Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+    # Whoever reads a pipe is not 80 columns wide.
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 160)
 
 
 def as_json(value: Any) -> None:
@@ -125,7 +126,7 @@ def tree(node: Node) -> None:
             grow(child, grown)
         return grown
 
-    console().print(grow(node, None))
+    console().print(grow(node, None), soft_wrap=True)
 
 
 def _short(ref: str) -> str:

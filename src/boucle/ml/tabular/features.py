@@ -104,7 +104,8 @@ def _boosting(study: Study, seed: int) -> Pipeline:
         )
         parts.append(("categories", ordinal, categories))
     if study.of_kind("number"):
-        parts.append(("numbers", "passthrough", study.of_kind("number")))
+        # Trees need no scaling, but the step makes floats of booleans, which are floats anyway once one is missing.
+        parts.append(("numbers", StandardScaler(), study.of_kind("number")))
     for i, feature in enumerate(f for f in study.features if f.kind == "time"):
         parts.append((f"time{i}", _times(feature), [feature.name]))
     for i, name in enumerate(study.of_kind("text")):

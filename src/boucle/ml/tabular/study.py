@@ -301,10 +301,10 @@ def _drift(ordered: NDArray[np.float64], target: Target) -> float:
     if len(ordered) < 200 or np.all(steps >= 0) or np.all(steps <= 0):
         return 0.0
     if target.task == "regression":
-        return float(abs(first.mean() - last.mean()) / (2 * ordered.std()))
+        return float(abs(first.mean() - last.mean()) / (2 * ordered.std()) - np.sqrt(2 / third))
     levels = np.unique(ordered)
     shares = [np.array([(part == v).mean() for v in levels]) for part in (first, last)]
-    return float(np.abs(shares[0] - shares[1]).sum() / 2 - np.sqrt(len(levels) / third) / 2)
+    return float(np.abs(shares[0] - shares[1]).sum() / 2 - np.sqrt(len(levels) / third))
 
 
 def _remarks(columns: Mapping[str, Column], target: Target, split: str) -> list[str]:

@@ -45,7 +45,6 @@ class Target:
 
 def read(values: pd.Series, type_: str, name: str, task: str | None) -> Target:
     """What a target without nulls asks for. Raises `Invalid` when nothing can be learned from it."""
-    distinct = int(values.nunique())
     if len(values) < LEAST_ROWS:
         raise Invalid(
             f"only {len(values)} rows have a value of {name!r}",
@@ -58,6 +57,7 @@ def read(values: pd.Series, type_: str, name: str, task: str | None) -> Target:
             expected="classes (strings, booleans, whole numbers) or numbers",
             fix="derive a class or a number from it first",
         )
+    distinct = int(values.nunique())
     if distinct < 2:
         raise Invalid(
             f"the target {name!r} is {values.iloc[0]!s} in every row",

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import uvicorn
 
-from boucle.core.bundle import Bundle, answer, open_bundle
-from boucle.core.errors import BoucleError, Unavailable
+from boucle.core.bundle import Bundle, open_bundle, replay
+from boucle.core.errors import BoucleError, Corrupt, Unavailable
 from boucle.core.refs import check_name
 from boucle.ops.serve.app import MAX_BODY, App, Stamp
 from boucle.ops.serve.predictions import PredictionLog
@@ -38,6 +38,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--log-optional", action="store_true", help="answer even when a prediction cannot be logged")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
     parser.add_argument("--port", type=int, default=8080, help="port to listen on, 0 for any free one (default 8080)")
+    parser.add_argument(
+        "--hold", action="store_true", help="listen on a free port only; on --port too when SIGUSR1 comes"
+    )
     parser.add_argument("--max-body", type=int, default=MAX_BODY, help=f"largest body in bytes (default {MAX_BODY})")
     parser.add_argument(
         "--grace", type=int, default=30, help="seconds that running requests get to finish (default 30)"
@@ -56,36 +59,41 @@ def main(argv: list[str] | None = None) -> int:
 
 
 async def _serve(arguments: argparse.Namespace) -> None:
-    listener = _listen(arguments.host, arguments.port)
+    listener = _listen(arguments.host, 0 if arguments.hold else arguments.port)
     log = PredictionLog(arguments.log, optional=arguments.log_optional)
     app = App(Stamp(arguments.service, arguments.revision, arguments.model), log, max_body=arguments.max_body)
-    server = uvicorn.Server(
-        uvicorn.Config(
-            app,
-            http="httptools",
-            ws="none",
-            loop="asyncio",
-            lifespan="off",
-            interface="asgi3",
-            access_log=False,
-            log_config=None,
-            server_header=False,
-            proxy_headers=False,
-            timeout_keep_alive=KEEP_ALIVE_SECONDS,
-            timeout_graceful_shutdown=arguments.grace,
-        )
-    )
+    loop = asyncio.get_running_loop()
+    servers: list[uvicorn.Server] = []
+    serving: list[asyncio.Task[None]] = []
+    facts: dict[str, object] = {}
 
     def stop() -> None:
         app.stopping = True
-        server.should_exit = True
+        for server in servers:
+            server.should_exit = True
 
-    serving = asyncio.create_task(server.serve(sockets=[listener]))
-    while not server.started and not serving.done():
-        await asyncio.sleep(0.001)
-    # Only now: the server sets handlers of its own when it starts, which would end the process by the signal.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop)
+    async def listen(on: socket.socket) -> None:
+        server = uvicorn.Server(_config(app, arguments.grace))
+        servers.append(server)
+        serving.append(asyncio.create_task(server.serve(sockets=[on])))
+        while not server.started and not serving[-1].done():
+            await asyncio.sleep(0.001)
+        # Only now: the server sets handlers of its own when it starts, which would end the process by the signal.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop)
+
+    async def expose() -> None:
+        try:
+            public = _listen(arguments.host, arguments.port, beside=True)
+        except BoucleError as error:
+            facts["refused"] = error.what
+        else:
+            await listen(public)
+            facts["public"] = _url(public)
+        if arguments.ready_file:
+            _write_whole(arguments.ready_file, facts)
+
+    await listen(listener)
     try:
         bundle, predictor = await asyncio.to_thread(_load, arguments.bundle)
         app.open(bundle, predictor)
@@ -94,32 +102,62 @@ async def _serve(arguments: argparse.Namespace) -> None:
         gc.freeze()
         url = _url(listener)
         if arguments.ready_file and not app.stopping:
-            _write_whole(arguments.ready_file, {"url": url, "pid": os.getpid(), "digest": bundle.digest})
+            facts.update(url=url, pid=os.getpid(), digest=bundle.digest)
+            _write_whole(arguments.ready_file, facts)
+        if arguments.hold:
+            exposing: list[asyncio.Task[None]] = []  # the loop itself holds tasks only weakly
+            loop.add_signal_handler(signal.SIGUSR1, lambda: exposing.append(asyncio.create_task(expose())))
         _log.info("%s serves %s on %s", f"{arguments.service}@{arguments.revision}", app.model, url)
-        await serving
+        await serving[0]
     finally:
         stop()
-        await serving
+        await asyncio.gather(*serving)
         app.close()
         if arguments.ready_file:
             arguments.ready_file.unlink(missing_ok=True)
         _log.info("stopped")
 
 
+def _config(app: App, grace: int) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        http="httptools",
+        ws="none",
+        loop="asyncio",
+        lifespan="off",
+        interface="asgi3",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=grace,
+    )
+
+
 def _load(folder: Path) -> tuple[Bundle, Predictor]:
     bundle = open_bundle(folder)
     predictor = bundle.load()
-    answer(predictor, bundle.input, bundle.sample)  # the first call is slow, and nobody should wait for it
+    changed = replay(bundle, predictor)  # also warms up: the first call is slow, and nobody should wait for it
+    if changed:
+        raise Corrupt(
+            f"the model does not answer as it did when it was packed: {changed[0]}",
+            expected="its golden outputs",
+            fix="install the versions that requirements.txt of the bundle names",
+        )
     return bundle, predictor
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def _listen(host: str, port: int, *, beside: bool = False) -> socket.socket:
+    """A bound socket; with `beside`, another one that was bound so may have the port at the same time."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, kind, protocol)
     except OSError as error:
         raise Unavailable(f"{host!r} is not an address to listen on: {error.strerror}") from error
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if beside:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     try:
         listener.bind(address)
     except OSError as error:

@@ -16,7 +16,7 @@ from boucle.core.reach import reach
 from boucle.core.sources import copy_modules, importable
 
 _FILE = "model.skops"
-_TRUSTED_ROOTS = ("sklearn", "numpy", "scipy", "boucle")
+_TRUSTED_ROOTS = ("sklearn.", "numpy.", "scipy.", "boucle.core.transforms.")
 
 
 class SklearnFramework:
@@ -73,17 +73,33 @@ class SklearnPredictor:
         if isinstance(classes, list):
             raise Invalid("the model predicts several targets", expected="one target")
         self._classes = None if classes is None else [_word(c) for c in classes]
+        self._labels = None if classes is None else np.asarray(classes)
 
     def predict(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         frame = to_pandas(batch)
-        predicted = np.asarray(self._estimator.predict(frame))
-        columns: dict[str, pa.Array] = {"prediction": _column(predicted)}
-        if self._classes is not None and hasattr(self._estimator, "predict_proba"):
+        columns: dict[str, pa.Array] = {}
+        if self._classes is None or self._labels is None or not hasattr(self._estimator, "predict_proba"):
+            columns["prediction"] = _column(np.asarray(self._estimator.predict(frame)))
+        else:
             shares = np.asarray(self._estimator.predict_proba(frame), dtype=np.float64)
+            # For these the prediction is the most probable class by definition; asking twice would cost as much again.
+            likely = _by_argmax(self._estimator)
+            predicted = self._labels[shares.argmax(axis=1)] if likely else np.asarray(self._estimator.predict(frame))
+            columns["prediction"] = _column(predicted)
             columns["probabilities"] = pa.StructArray.from_arrays(
                 [pa.array(np.ascontiguousarray(shares[:, i])) for i in range(shares.shape[1])], names=self._classes
             )
         return pa.RecordBatch.from_pydict(columns)
+
+
+def _by_argmax(estimator: Any) -> bool:
+    while type(estimator).__name__ == "Pipeline" and type(estimator).__module__.startswith("sklearn."):
+        estimator = estimator.steps[-1][1]
+    kind = type(estimator)
+    return kind.__module__.startswith("sklearn.") and kind.__name__ in (
+        "LogisticRegression", "HistGradientBoostingClassifier", "RandomForestClassifier", "ExtraTreesClassifier",
+        "GaussianNB", "MultinomialNB", "MLPClassifier",
+    )  # fmt: skip
 
 
 def _column(values: np.ndarray[Any, Any]) -> pa.Array:
@@ -102,4 +118,4 @@ def _class_at(path: str) -> Any:
 
 
 def _ours(kind: str) -> bool:
-    return kind.partition(".")[0] in _TRUSTED_ROOTS
+    return kind.startswith(_TRUSTED_ROOTS)

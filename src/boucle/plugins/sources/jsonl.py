@@ -60,7 +60,9 @@ class JsonlSource:
                 f"{path}: none of its {len(bad)} lines is a JSON object ({bad[0].why})",
                 expected="one object per line, or an array of objects",
             )
-        if rows and not keys:
+        if not rows:
+            raise Invalid(f"{path} has no rows", expected="at least one object")
+        if not keys:
             raise Invalid(f"{path}: the objects have no keys", expected='objects such as {"a": 1}')
         plans = _plans(keys, options.get("types") or {}, rows)
         schema = Schema(tuple(plan.column for plan in plans))

@@ -49,6 +49,7 @@ class ProcessTarget:
             *("--service", placement.service, "--revision", str(placement.revision), "--model", placement.model),
             *("--log", str(folder / "predictions"), "--ready-file", str(ready)),
             *("--host", placement.host, "--port", str(placement.port)),
+            *(["--hold"] if placement.hold else []),
             *(["--log-optional"] if options.get("log_optional") else []),
             *(["--max-body", str(options["max_body"])] if "max_body" in options else []),
             *(["--grace", str(options["grace"])] if "grace" in options else []),
@@ -66,7 +67,7 @@ class ProcessTarget:
             )
         # Somebody has to take note of its end, or it would stay a zombie for as long as this process lives.
         threading.Thread(target=process.wait, name=f"wait-{process.pid}", daemon=True).start()
-        handle = {"pid": process.pid, "started": _started(process.pid)}
+        handle = {"pid": process.pid, "started": _started(process.pid), "ready": str(ready)}
         deadline = time.monotonic() + timeout
         try:
             while (facts := _read_ready(ready)) is None:
@@ -79,6 +80,21 @@ class ProcessTarget:
             self.stop(handle, 0)
             raise
         return Placed(str(facts["url"]), handle)
+
+    def expose(self, handle: Mapping[str, Any], timeout: float = 10.0) -> str:
+        """SIGUSR1, and wait for what the ready file says then."""
+        if not self.alive(handle):
+            raise Unavailable(f"process {handle['pid']} does not run any more", expected="the service that was started")
+        os.kill(int(handle["pid"]), signal.SIGUSR1)
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            facts = _read_ready(Path(handle["ready"])) or {}
+            if "public" in facts:
+                return str(facts["public"])
+            if "refused" in facts:
+                raise Unavailable(str(facts["refused"]), expected="a port that is free", fix="choose another with --port")
+            time.sleep(POLL_SECONDS)
+        raise Unavailable(f"process {handle['pid']} did not open its port within {timeout:g} seconds")
 
     def alive(self, handle: Mapping[str, Any]) -> bool:
         """Whether the process of the handle runs: the same id, begun at the same moment."""

@@ -24,10 +24,10 @@ from boucle.core.where import Where, plain
 from boucle.plugins.stores.sqlite.points import pack, unpack
 from boucle.plugins.stores.sqlite.queries import COUNT, Question, Sql, conjuncts, past_prefix, plan
 from boucle.plugins.stores.sqlite.tables import (
-    MIGRATIONS,
     Table,
     attribute_number,
     check_version,
+    present_version,
     reconcile,
     wanted_layout,
 )
@@ -166,7 +166,7 @@ class SqliteStore:
         self._local = threading.local()
         self._links: weakref.WeakSet[_Link] = weakref.WeakSet()
         self._lock = threading.Lock()
-        self._open()
+        self._link()  # whatever is wrong with the file shows here
 
     @classmethod
     def connect(cls, location: str, root: Path, *, synchronous: str = "normal") -> Self:
@@ -393,7 +393,7 @@ class SqliteStore:
                     raise
                 version, found = 0, ""  # an empty file, or one from elsewhere: no such table
             check_version(version)
-            if found != self._layout or version < 1 + len(MIGRATIONS):
+            if found != self._layout or version < present_version():
                 reconcile(connection, self._tables.values(), self._layout, PATIENCE)
         except BaseException:
             connection.close()

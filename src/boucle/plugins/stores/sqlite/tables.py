@@ -178,7 +178,7 @@ def reconcile(connection: sqlite3.Connection, tables: Iterable[Table[Any]], want
         if version:  # a database made just now has nothing to migrate
             for step in MIGRATIONS[version - 1 :]:
                 step(connection)
-        connection.execute(f"PRAGMA user_version = {1 + len(MIGRATIONS)}")
+        connection.execute(f"PRAGMA user_version = {present_version()}")
         connection.execute("COMMIT")
     except BaseException:
         if connection.in_transaction:
@@ -186,12 +186,17 @@ def reconcile(connection: sqlite3.Connection, tables: Iterable[Table[Any]], want
         raise
 
 
+def present_version() -> int:
+    """What `user_version` is in a database that has seen all migrations."""
+    return 1 + len(MIGRATIONS)
+
+
 def check_version(version: int) -> None:
     """Refuse a database that a newer release has migrated."""
-    if version > 1 + len(MIGRATIONS):
+    if version > present_version():
         raise Invalid(
             f"the store has version {version} and was written by a newer boucle",
-            expected=f"version {1 + len(MIGRATIONS)} or older",
+            expected=f"version {present_version()} or older",
             fix="pip install --upgrade boucle",
         )
 

@@ -1,0 +1,102 @@
+"""Verdicts on datasets, and the checks a profile suggests."""
+
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from boucle.core.errors import Invalid, NotFound
+from boucle.core.frames import Frame
+from boucle.core.records import Verdict
+from boucle.data.ingest import ingest
+from boucle.data.validate import expectations, statistics, validate
+from boucle.ledger import datasets
+from boucle.measure.quality import profile
+from boucle.plugins.blobs.local import LocalBlobs
+from boucle.plugins.stores.memory import MemoryStore
+
+
+@pytest.fixture
+def ws(tmp_path):
+    return SimpleNamespace(
+        store=MemoryStore(), blobs=LocalBlobs(tmp_path / "blobs", durable=False), actor="ann", root=tmp_path
+    )
+
+
+TABLE = {"id": [1, 2, 3, 4], "x": [0.5, None, 2.5, 90.0], "kind": ["a", "b", "a", "a"]}
+
+
+def test_verdicts_are_kept(ws):
+    ingest(ws, TABLE, "t")
+    verdicts = validate(ws, "t@latest", {"required": {"columns": ["x"]}, "unique": {"column": "id"}})
+    assert [(v.check, v.status, v.subject) for v in verdicts] == [
+        ("required", "fail", "dataset:t@1"), ("unique", "pass", "dataset:t@1"),
+    ]  # fmt: skip
+    assert verdicts[0].score == 0.25
+    assert verdicts[0].evidence["options"] == {"columns": ["x"]}
+    assert sorted(v.id for v in ws.store.find(Verdict)) == sorted(v.id for v in verdicts)
+    assert {(e.source, e.relation) for e in ws.store.edges(target="dataset:t@1")} == {
+        (f"verdict:{v.id}", "judges") for v in verdicts
+    }
+    assert ws.store.events()[-1].type == "dataset.validated"
+
+
+def test_forms_of_checks(ws):
+    ingest(ws, TABLE, "t")
+    twice = [{"column": "x", "high": 10}, {"column": "id", "high": 10}]
+    assert [v.status for v in validate(ws, "t", {"between": twice})] == ["fail", "pass"]
+    assert [v.check for v in validate(ws, "t", [{"check": "rows", "least": 1}, {"check": "duplicates"}])] == [
+        "rows",
+        "duplicates",
+    ]
+    assert validate(ws, "t", {"rows": None})[0].status == "pass"
+
+
+def test_bad_checks_keep_no_verdict(ws):
+    ingest(ws, TABLE, "t")
+    for checks, error, message in [
+        ({"rows": {}, "tarot": {}}, NotFound, "tarot"), ({"rows": {}, "unique": {"column": "z"}}, Invalid, "'z'"),
+        ({}, Invalid, "no checks"), ([{"least": 1}], Invalid, "does not name"), ({"rows": 5}, Invalid,
+        "options of check"),
+    ]:  # fmt: skip
+        with pytest.raises(error, match=message):
+            validate(ws, "t", checks)
+    with pytest.raises(NotFound, match="dataset"):
+        validate(ws, "nothing", {"rows": {}})
+    assert ws.store.count(Verdict) == 0
+
+
+def test_statistics_stored_or_made(ws):
+    ingest(ws, TABLE, "t")
+    stored = statistics(ws, "t")
+    datasets.commit(ws, "u", Frame.of(TABLE))
+    assert statistics(ws, "u") == stored
+
+
+def test_expectations():
+    rows = 40
+    table = {"user_id": list(range(rows)), "x": [float(i) for i in range(rows)], "kind": ["a", "b"] * 20,
+             "note": [f"text {i}" for i in range(rows)], "gap": [None, 1] * 20}  # fmt: skip
+    suggested = {(e["check"], e.get("column", "")): e for e in expectations(profile(Frame.of(table)))}
+    assert suggested["rows", ""]["least"] == 20
+    assert suggested["required", ""]["columns"] == ["user_id", "x", "kind", "note"]
+    assert suggested["unique", "user_id"]
+    assert suggested["allowed", "kind"]["values"] == ["a", "b"]
+    assert suggested["between", "x"] == {"check": "between", "column": "x", "low": 0, "high": 58.5}
+    assert ("allowed", "note") not in suggested
+
+
+CELL = st.none() | st.integers(-5, 5)
+
+
+@settings(deadline=None, max_examples=50)
+@given(ids=st.lists(CELL, min_size=1, max_size=30), data=st.data())
+def test_a_table_meets_its_own_expectations(tmp_path_factory, ids, data):
+    words = data.draw(st.lists(st.sampled_from(["a", "b", None]), min_size=len(ids), max_size=len(ids)))
+    floats = data.draw(st.lists(st.floats(-1e300, 1e300), min_size=len(ids), max_size=len(ids)))
+    blobs = LocalBlobs(tmp_path_factory.mktemp("blobs"), durable=False)
+    ws = SimpleNamespace(store=MemoryStore(), blobs=blobs, actor="ann")
+    dataset = ingest(ws, {"id": ids, "w": words, "f": floats}, "t").dataset
+    verdicts = validate(ws, dataset.ref, expectations(statistics(ws, dataset.ref)))
+    assert {v.status for v in verdicts} == {"pass"}
