@@ -1,6 +1,6 @@
 """CPU microseconds per operation of the SQLite store, beside raw sqlite3 doing the least that would do, in the same run.
 
-    python bench/store.py [runs]
+python bench/store.py [runs]
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class Raw:
         c.executemany("insert into point values (?, ?, 0, ?, ?)", [(i, j, v, now) for j, (_, v) in enumerate(values)])
         c.execute("commit")
 
-    def step(self, i: int) -> None:
+    def step(self, _: int) -> None:
         c, run, made = self.c, new_id(), os.urandom(32).hex()
         c.execute("begin")
         c.execute("insert into thing values (?, ?)", (run, "{}" * 100))
@@ -148,7 +148,12 @@ def main() -> None:
     both("put the same run again", RUNS, update, None)
     both("list 1000 runs with params and metrics", 3, lambda _: store.find(Run, limit=1000), raw.listed)
     where = (field("params.p1") == "3") & (field("metrics.m3") > 0.5)
-    both("search: param = and metric >, top 10", 50, lambda _: store.find(Run, where, order=["-metrics.m3"], limit=10), raw.search)
+    both(
+        "search: param = and metric >, top 10",
+        50,
+        lambda _: store.find(Run, where, order=["-metrics.m3"], limit=10),
+        raw.search,
+    )
     both("count that match", 50, lambda _: store.count(Run, where), None)
 
     key = os.urandom(32).hex()
@@ -156,7 +161,12 @@ def main() -> None:
     cached = (field("cache_key") == key) & (field("status") == "running")
     both("find one by an indexed field", 1000, lambda _: store.find(Run, field("cache_key") == key, limit=1), None)
     both("find one by two indexed fields", 1000, lambda _: store.find(Run, cached, order=["-started"], limit=1), None)
-    both("latest 20 of a common status", 50, lambda _: store.find(Run, field("status") == "finished", order=["-started"], limit=20), None)
+    both(
+        "latest 20 of a common status",
+        50,
+        lambda _: store.find(Run, field("status") == "finished", order=["-started"], limit=20),
+        None,
+    )
 
     def step(_: int) -> None:
         run, digest = new_id(), os.urandom(32).hex()
@@ -175,7 +185,17 @@ def main() -> None:
 
     def batch(i: int) -> None:
         now, first = time.time(), i * BATCH
-        store.add_points("run:p", [Points("x", list(range(first, first + BATCH)), [now] * BATCH, [point(s) for s in range(first, first + BATCH)])])
+        store.add_points(
+            "run:p",
+            [
+                Points(
+                    "x",
+                    list(range(first, first + BATCH)),
+                    [now] * BATCH,
+                    [point(s) for s in range(first, first + BATCH)],
+                )
+            ],
+        )
 
     rounds = 1
     both("add 1000 points in one call", POINTS // BATCH, batch, raw.batch)
@@ -190,7 +210,11 @@ def main() -> None:
     for what, mine, floor in rows:
         beside = f"{floor:12.1f}{mine / floor:8.2f}" if floor else ""
         print(f"{what:48s}{mine:12.1f}{beside}")
-    print(json.dumps({"runs": RUNS * 3, "sqlite": sqlite3.sqlite_version, "mb": (folder / "store.db").stat().st_size / 1e6}))
+    print(
+        json.dumps(
+            {"runs": RUNS * 3, "sqlite": sqlite3.sqlite_version, "mb": (folder / "store.db").stat().st_size / 1e6}
+        )
+    )
     raw.c.close()
     shutil.rmtree(folder)
 

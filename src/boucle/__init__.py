@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from boucle.ledger.lineage import impact as impact
     from boucle.ledger.lineage import log_metrics as log_metrics
     from boucle.ledger.lineage import why as why
-    from boucle.ledger.models import advance as promote
+    from boucle.ledger.models import advance as promote  # noqa: F401
     from boucle.ledger.models import approve as approve
     from boucle.ledger.models import history as history
     from boucle.ledger.models import register as register
@@ -55,7 +55,7 @@ _PLACES = {
     "open": "workspace",
 }  # fmt: skip
 
-__all__ = sorted(_PLACES)
+__all__ = list(_PLACES)
 
 
 def __getattr__(name: str) -> Any:

@@ -44,9 +44,7 @@ class Settings:
 CHOICES = tuple(f.name for f in fields(Settings) if "help" in f.metadata)
 
 
-def resolve(
-    path: str | Path | None = None, *, environ: Mapping[str, str] | None = None, **arguments: Any
-) -> Settings:
+def resolve(path: str | Path | None = None, *, environ: Mapping[str, str] | None = None, **arguments: Any) -> Settings:
     """Settings for the project that `path` (default: here) lies in.
 
     The project is the nearest folder upwards with a boucle.toml or a .boucle folder; without one, `path` itself.

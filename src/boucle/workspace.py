@@ -119,7 +119,7 @@ class Workspace:
         return f"<Workspace {self.project}>"
 
 
-def open(path: str | Path | None = None, **settings: Any) -> Workspace:  # noqa: A001  read as boucle.open
+def open(path: str | Path | None = None, **settings: Any) -> Workspace:
     """The workspace of the project that `path` (default: here) lies in; raises `NotFound` when there is none.
 
     >>> ws = boucle.open("shop")

@@ -222,7 +222,7 @@ def pack(
     output = schema_of(predicted.schema, {n: predicted.column(n).null_count > 0 for n in predicted.schema.names})
     manifest["output"] = output.to_json()
     _write_json(folder / "golden.json", to_rows(predicted))
-    _write_mlmodel(folder, manifest, input, output)
+    _write_mlmodel(folder, manifest, input)
     manifest["files"] = {
         path.relative_to(folder).as_posix(): blake3(path.read_bytes()).hexdigest()
         for path in sorted(folder.rglob("*"))
@@ -251,7 +251,9 @@ def differences(before: Any, after: Any, path: str = "") -> list[tuple[str, Any,
     if isinstance(before, Mapping) and isinstance(after, Mapping) and before.keys() == after.keys():
         return [d for k in before for d in differences(before[k], after[k], f"{path}.{k}" if path else k)]
     if isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
-        return [d for i, (b, a) in enumerate(zip(before, after, strict=True)) for d in differences(b, a, f"{path}[{i}]")]
+        return [
+            d for i, (b, a) in enumerate(zip(before, after, strict=True)) for d in differences(b, a, f"{path}[{i}]")
+        ]
     numbers = isinstance(before, int | float) and isinstance(after, int | float) and not isinstance(before, bool)
     if numbers and math.isclose(before, after, rel_tol=TOLERANCE, abs_tol=TOLERANCE):
         return []
@@ -269,9 +271,9 @@ _MLFLOW_TYPES = {
 }  # fmt: skip
 
 
-def _write_mlmodel(folder: Path, manifest: Mapping[str, Any], input: Schema, output: Schema) -> None:
+def _write_mlmodel(folder: Path, manifest: Mapping[str, Any], input: Schema) -> None:
     """MLflow's descriptor (https://mlflow.org/docs/latest/ml/model). JSON is YAML, so no YAML library is needed."""
-    inputs = []
+    inputs: list[dict[str, Any]] = []
     for column in input.columns:
         kind = _MLFLOW_TYPES.get(column.type)
         if kind is None:

@@ -6,15 +6,15 @@ import dataclasses
 import json
 import time
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 from blake3 import blake3
 
 from boucle.core.records import Event
 from boucle.core.rows import from_json, to_json
 
-
 _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode
-_DEFAULTS = {
+_DEFAULTS: dict[str, Any] = {
     f.name: {} if f.default_factory is not dataclasses.MISSING else f.default
     for f in dataclasses.fields(Event)
     if f.name != "digest"
@@ -24,9 +24,7 @@ _DEFAULTS = {
 def digest_of(event: Event) -> str:
     """BLAKE3 over canonical JSON of all fields but `digest`. Fields at their default are left out, so that a field
     added to `Event` later changes no digest that was written before."""
-    covered = {
-        name: value for name, default in _DEFAULTS.items() if (value := getattr(event, name)) != default
-    }
+    covered = {name: value for name, default in _DEFAULTS.items() if (value := getattr(event, name)) != default}
     return str(blake3(_CANONICAL(covered).encode()).hexdigest())
 
 

@@ -235,7 +235,9 @@ class _Walk:
                 if plain.__code__.co_filename == "<string>" or plain.__module__ != cls.__module__:
                     continue
                 self.function(plain)
-            elif key not in _CLASS_NOISE and not isinstance(plain, types.MemberDescriptorType | types.GetSetDescriptorType):
+            elif key not in _CLASS_NOISE and not isinstance(
+                plain, types.MemberDescriptorType | types.GetSetDescriptorType
+            ):
                 hasher.update(key.encode() + self.value(plain, 1).encode())
         hasher.update(repr(sorted((k, str(v)) for k, v in cls.__dict__.get("__annotations__", {}).items())).encode())
         self.reached.parts[f"class {name}"] = hasher.hexdigest()
@@ -273,9 +275,13 @@ class _Walk:
             self.klass(kind)
             hasher.update(value.name.encode())
         elif isinstance(value, Mapping):
-            self.items(sorted((self.value(k, depth + 1), self.value(v, depth + 1)) for k, v in value.items()), hasher, depth)
+            self.items(
+                sorted((self.value(k, depth + 1), self.value(v, depth + 1)) for k, v in value.items()), hasher, depth
+            )
         elif isinstance(value, types.FunctionType | type | types.ModuleType | functools.partial | types.MethodType):
-            self.name(value, getattr(value, "__qualname__", getattr(value, "__name__", "")), getattr(value, "__module__", ""))
+            self.name(
+                value, getattr(value, "__qualname__", getattr(value, "__name__", "")), getattr(value, "__module__", "")
+            )
             hasher.update(getattr(value, "__qualname__", getattr(value, "__name__", "")).encode())
         elif kind.__module__ == "numpy" and hasattr(value, "tobytes"):
             if getattr(value, "dtype", None) is not None and value.dtype.hasobject:
@@ -400,7 +406,9 @@ def _code_bytes(code: types.CodeType, doc: str | None) -> bytes:
             hasher.update(_code_bytes(const, inner if const.co_flags & inspect.CO_NEWLOCALS else None))
         else:
             hasher.update(f"{type(const).__name__}:{_stable(const)}".encode())
-    hasher.update(repr((code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars, code.co_argcount)).encode())
+    hasher.update(
+        repr((code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars, code.co_argcount)).encode()
+    )
     hasher.update(code.co_exceptiontable)
     return hasher.digest()
 

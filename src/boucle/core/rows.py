@@ -13,7 +13,7 @@ import numbers
 import operator
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar
 
@@ -28,7 +28,8 @@ Kept = Literal["text", "integer", "real", "boolean", "json"]
 _KEPT: dict[Any, Kept] = {str: "text", int: "integer", float: "real", bool: "boolean", dict: "json"}
 _PYTHON: dict[Kept, type] = {kept: python for python, kept in _KEPT.items()}
 _dumps = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
-_scan = json.JSONDecoder().scan_once  # `loads` without the search for white space, which we never write
+# `loads` without the search for white space, which we never write.
+_scan: Callable[[str, int], tuple[Any, int]] = json.JSONDecoder().scan_once  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True, slots=True)

@@ -288,8 +288,8 @@ class Change:
 
 
 def evolve(old: Schema, new: Schema, renames: Mapping[str, str] | None = None) -> list[Change]:
-    """What changed from `old` to `new`. Safe: a nullable column added, a type widened without loss, nulls newly
-    allowed, a rename that `renames` (old name -> new name) declares. Anything else is not."""
+    """What changed from `old` to `new`. Safe: a column added (null for rows from before), a type widened without loss,
+    nulls newly allowed, a rename that `renames` (old name -> new name) declares. Anything else is not."""
     renames = dict(renames or {})
     changes = []
     taken = set()
@@ -309,11 +309,7 @@ def evolve(old: Schema, new: Schema, renames: Mapping[str, str] | None = None) -
             changes.append(Change(name, "may now be null", True))
         elif column.nullable and not now.nullable:
             changes.append(Change(name, "may no longer be null", True))
-    changes += [
-        Change(c.name, f"added ({c.type}{'' if c.nullable else ', never null'})", c.nullable)
-        for c in new.columns
-        if c.name not in taken
-    ]
+    changes += [Change(c.name, f"added ({c.type})", True) for c in new.columns if c.name not in taken]
     return changes
 
 

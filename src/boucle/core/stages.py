@@ -99,7 +99,9 @@ def judge(gate: Gate, facts: Facts) -> list[Condition]:
     """Every condition of a gate against the facts. The model may pass when all of them hold."""
     out = []
     if gate.come_from:
-        out.append(Condition("come_from", facts.stage == gate.come_from, f"it is in {facts.stage}, {gate.come_from} is asked"))
+        out.append(
+            Condition("come_from", facts.stage == gate.come_from, f"it is in {facts.stage}, {gate.come_from} is asked")
+        )
     for name, bounds, word in (("minimum", gate.minimum, "at least"), ("maximum", gate.maximum, "at most")):
         for metric, bound in bounds.items():
             value = facts.metrics.get(metric)
@@ -127,5 +129,9 @@ def _better(gate: Gate, facts: Facts) -> Condition:
     gain = (after - before) if facts.higher_is_better else (before - after)
     holds = gain >= gate.margin and gain > 0 and (significant or not gate.significant)
     asked = f"a gain of at least {gate.margin:g}" if gate.margin else "a gain"
-    said = f"{gate.better} {before:.4g} in production, {after:.4g} now on the same rows (95 % interval of the change {low:+.4g} to {high:+.4g})"
-    return Condition("better", holds, f"{said}; {asked}{' beyond chance' if gate.significant else ''} is asked")
+    chance = " beyond chance" if gate.significant else ""
+    said = (
+        f"{gate.better} {before:.4g} in production, {after:.4g} now on the same rows "
+        f"(95 % interval of the change {low:+.4g} to {high:+.4g}); {asked}{chance} is asked"
+    )
+    return Condition("better", holds, said)

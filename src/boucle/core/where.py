@@ -11,8 +11,8 @@ import dataclasses
 import json
 import math
 import operator
-import typing
 import re
+import typing
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar

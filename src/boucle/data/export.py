@@ -32,11 +32,13 @@ def export(ws: datasets.Ledger, ref: Ref | str, file: Path) -> int:
         os.close(descriptor)
         try:
             rows = _write(frame, Path(draft), file.suffix)
-            os.replace(draft, file)
+            Path(draft).replace(file)
         finally:
             Path(draft).unlink(missing_ok=True)
     except OSError as error:
-        raise Unavailable(f"cannot write {file}: {error.strerror or error}", expected="a folder that may be written to") from error
+        raise Unavailable(
+            f"cannot write {file}: {error.strerror or error}", expected="a folder that may be written to"
+        ) from error
     return rows
 
 

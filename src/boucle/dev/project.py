@@ -70,7 +70,9 @@ def new(name: str, folder: Path, *, dataset: str, target: str, source: str = "")
     except FileNotFoundError as error:
         raise NotFound(f"cannot write {error.filename}", expected="a folder that exists") from error
     except OSError as error:
-        raise Unavailable(f"cannot write {folder}: {error.strerror}", expected="a folder that may be written to") from error
+        raise Unavailable(
+            f"cannot write {folder}: {error.strerror}", expected="a folder that may be written to"
+        ) from error
     return Project(name, folder, tuple(FILES))
 
 

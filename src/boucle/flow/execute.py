@@ -31,7 +31,7 @@ from boucle.core.refs import new_id
 from boucle.core.schema import jsonable
 from boucle.flow.plan import INTERPRETER, Argument, Lookup, file_digest, map_items
 from boucle.flow.step import Graph, Node, Output, Pipeline, Step
-from boucle.flow.values import Stored, composite, as_table, decode, encode, select
+from boucle.flow.values import Result, Stored, as_table, composite, decode, encode, select
 from boucle.ledger import code as codes
 from boucle.ledger import datasets, lineage, runs
 
@@ -107,7 +107,7 @@ class _Execution:
     lookup: Lookup
     listen: Listener
     seed: int
-    results: dict[int, Stored] = field(default_factory=dict)
+    results: dict[int, Result] = field(default_factory=dict)
     outcomes: list[Outcome] = field(default_factory=list)
     failures: list[tuple[Node, BaseException]] = field(default_factory=list)
     parts: dict[int, str] = field(default_factory=dict)
@@ -130,7 +130,7 @@ class _Execution:
         if parent:
             self.run.link("part_of", f"run:{parent}")
         try:
-            with self.ws.engine() as engine, _captured(self.listen):
+            with self.ws.engine() as engine, _captured():
                 self._walk(engine)
             if self.failures:
                 node, error = self.failures[0]
@@ -159,10 +159,11 @@ class _Execution:
                 takers.setdefault(needed.id, []).append(node)
         ready = deque(n for n in self.graph.nodes if not waiting[n.id])
         running: dict[Future[Any], tuple[Node, int]] = {}
-        gathered: dict[int, list[Stored | None]] = {}
+        gathered: dict[int, list[Result | None]] = {}
+        left: dict[int, int] = {}
 
-        def ended(node: Node, stored: Stored) -> None:
-            self.results[node.id] = stored
+        def ended(node: Node, result: Result) -> None:
+            self.results[node.id] = result
             for taker in takers.get(node.id, ()):
                 waiting[taker.id].discard(node.id)
                 if not waiting[taker.id]:
@@ -180,8 +181,9 @@ class _Execution:
                     continue
                 calls = [node.arguments] if node.mapped is None else self._calls(node)
                 gathered[node.id] = [None] * len(calls)
+                left[node.id] = len(calls)
                 if not calls:
-                    ended(node, composite("list", []))
+                    ended(node, Result(composite("list", []), ()))
                 for i, call in enumerate(calls):
                     item = None if node.mapped is None else (i, len(calls))
                     running[engine.submit(self._call, node, call, item, engine)] = (node, i)
@@ -189,16 +191,20 @@ class _Execution:
                 break
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 node, i = running.pop(future)
-                error = future.exception()
-                if error is not None:
-                    self.failures.append((node, error))
+                failure = future.exception()
+                if failure is not None:
+                    self.failures.append((node, failure))
                     continue
                 kept = gathered[node.id]
                 kept[i] = future.result()
-                if all(k is not None for k in kept):
-                    whole = kept[0] if node.mapped is None else composite("list", [(j, k) for j, k in enumerate(kept) if k])
-                    assert whole is not None
-                    ended(node, whole)
+                left[node.id] -= 1
+                if not left[node.id]:
+                    given = [k for k in kept if k is not None]
+                    listed = composite("list", [(j, k.stored) for j, k in enumerate(given)])
+                    ended(
+                        node,
+                        given[0] if node.mapped is None else Result(listed, tuple(r for k in given for r in k.runs)),
+                    )
 
     def _calls(self, node: Node) -> list[dict[str, Any]]:
         assert node.mapped is not None
@@ -214,8 +220,8 @@ class _Execution:
 
     def _call(
         self, node: Node, call: dict[str, Any], item: tuple[int, int] | None, engine: Engine | None = None
-    ) -> Stored:
-        """One call: reuse or run it. Returns what was kept."""
+    ) -> Result:
+        """One call: reuse or run it. Returns what was kept, and by which run."""
         began = time.time()
         step, label = node.step, node.label
         done, total = (item[0] + 1, item[1]) if item else (1, 1)
@@ -227,8 +233,8 @@ class _Execution:
             self.run.link("used", str(hit))
             self._note(Outcome(label, "reused", hit.id, why, time.time() - began, stored))
             self.listen(Progress("reused", label, why, time.time() - began, done, total))
-            return stored
-        why = why or self.lookup.difference(step, self.graph.name, arguments)
+            return Result(stored, (hit.id,))
+        why = why or self.lookup.difference(step, arguments)
         self.listen(Progress("started", label, why, 0.0, done, total))
         record = Run(
             id=new_id(),
@@ -247,9 +253,9 @@ class _Execution:
                 "parts": self._parts(step),
                 "arguments": {n: a.digest for n, a in arguments.items()},
                 "interpreter": INTERPRETER,
+                "label": label,
             },
             params={n: _shown(a.value) for n, a in arguments.items() if not a.refs},
-            tags={"pipeline": self.graph.name, "label": label},
             seed=self.seed,
         )
         return self._attempts(node, record, arguments, why, engine, (done, total))
@@ -262,7 +268,7 @@ class _Execution:
         why: str,
         engine: Engine | None,
         count: tuple[int, int],
-    ) -> Stored:
+    ) -> Result:
         step, label = node.step, node.label
         for attempt in range(1, step.retries + 2):
             tracked = runs.Tracked(self.ws, replace(record, attempts=attempt))
@@ -299,7 +305,7 @@ class _Execution:
 
     def _keep(
         self, node: Node, tracked: runs.Tracked, stored: Stored, log: _Log, why: str, count: tuple[int, int]
-    ) -> Stored:
+    ) -> Result:
         now = time.time()
         artifacts = []
         for name, leaf in stored.artifacts(node.step.name):
@@ -310,22 +316,30 @@ class _Execution:
                 )
             )  # fmt: skip
             tracked.link("made", f"artifact:{leaf.digest}")
+        text = self._keep_log(log)
         with self.ws.store.transaction():
-            new = [a for a in artifacts if self.ws.store.get(Artifact, a.digest) is None]
+            new = {a.digest: a for a in artifacts if self.ws.store.get(Artifact, a.digest) is None}
             if new:
-                self.ws.store.put(*{a.digest: a for a in new}.values())
-            done = tracked.finish(outputs=stored.to_json(), log=self._keep_log(log))
+                self.ws.store.put(*new.values())
+            done = tracked.finish(outputs=stored.to_json(), log=text)
         seconds = done.ended - done.started
         self._note(Outcome(node.label, "finished", done.id, why, seconds, stored))
         self.listen(Progress("finished", node.label, why, seconds, *count))
-        return stored
+        return Result(stored, (done.id,))
 
     def _isolated(self, step: Step, arguments: dict[str, Argument], tracked: runs.Tracked, log: _Log) -> Stored:
         """In a process of its own; it opens the workspace by its settings and sends back only what was kept."""
         with self.ws.engine() as engine:
             answer = engine.submit(
-                _in_child, type(self.ws), self.ws.settings, step, arguments, self.seed, tracked.record,
-                isolate=True, timeout=step.timeout,
+                _in_child,
+                type(self.ws),
+                self.ws.settings,
+                step,
+                arguments,
+                self.seed,
+                tracked.record,
+                isolate=True,
+                timeout=step.timeout,
             ).result()
         stored, reads, links, text = answer
         log.write(text)
@@ -367,7 +381,7 @@ class _Execution:
 
     def _result(self, value: Any) -> Any:
         if isinstance(value, Output):
-            return decode(self.ws, select(self.ws, self.results[value.node.id], value.path))
+            return decode(self.ws, select(self.ws, self.results[value.node.id].stored, value.path))
         if isinstance(value, list | tuple):
             return type(value)(self._result(v) for v in value) if not hasattr(value, "_fields") else value
         if isinstance(value, dict):
@@ -402,11 +416,13 @@ def materialise(ws: Workspace, value: Any, wanted: Any) -> Any:
     return value
 
 
-def _in_child(opener: Callable[[Any], Any], settings: Any, step: Step, arguments: dict[str, Argument], seed: int, record: Run) -> tuple[Any, ...]:
+def _in_child(
+    opener: Callable[[Any], Any], settings: Any, step: Step, arguments: dict[str, Argument], seed: int, record: Run
+) -> tuple[Any, ...]:
     with opener(settings) as ws:
         tracked = runs.Tracked(ws, record)
         log = _Log(step.name, lambda _: None)
-        with _captured(None), recording(tracked, log) as reads:
+        with _captured(), recording(tracked, log) as reads:
             stored = compute(ws, step, arguments, seed)
         tracked._reads.update({f"file:{path}": file_digest(path) for path in reads})
         return stored.to_json(), tracked._reads, list(tracked._edges), log.text.getvalue()
@@ -469,7 +485,7 @@ _captures_lock = threading.Lock()
 
 
 @contextmanager
-def _captured(listen: Listener | None) -> Iterator[None]:
+def _captured() -> Iterator[None]:
     global _captures  # noqa: PLW0603  the streams are the process's own, so their guard is too
     with _captures_lock:
         _captures += 1
@@ -499,12 +515,17 @@ def recording(tracked: runs.Tracked, log: _Log) -> Iterator[list[Path]]:
         _log.reset(tokens[1])
         _opened.reset(tokens[2])
         root = str(tracked.ws.root)
-        found += [Path(p) for p, written in opened.items() if not written and not p.startswith(root) and Path(p).is_file()]
+        found += [
+            Path(p) for p, written in opened.items() if not written and not p.startswith(root) and Path(p).is_file()
+        ]
 
 
 _audited = False
 _SYSTEM = tuple(
-    {os.path.realpath(p) + os.sep for p in (sys.prefix, sys.base_prefix, "/proc", "/dev", "/sys", "/etc", "/usr", "/run")}
+    {
+        os.path.realpath(p) + os.sep
+        for p in (sys.prefix, sys.base_prefix, "/proc", "/dev", "/sys", "/etc", "/usr", "/run")
+    }
 )
 
 
@@ -546,5 +567,3 @@ def _shown(value: Any) -> Any:
         text = json.dumps(jsonable(value), default=str)
         return jsonable(value) if len(text) < 1000 else f"{type(value).__name__} of {len(value)}"
     return repr(value) if len(repr(value)) < 200 else type(value).__name__
-
-

@@ -42,7 +42,9 @@ def load(settings: Settings, name: str = "") -> tuple[Pipeline, dict[str, Any]]:
     if not name:
         if len(known) != 1:
             raise (
-                Invalid(f"{settings.project} has {len(known)} pipelines", expected=f"the name of one: {', '.join(known)}")
+                Invalid(
+                    f"{settings.project} has {len(known)} pipelines", expected=f"the name of one: {', '.join(known)}"
+                )
                 if known
                 else NotFound(
                     f"{settings.project / FILE} names no pipeline",

@@ -23,13 +23,12 @@ from boucle.core.records import Dataset, Run
 from boucle.core.schema import jsonable
 from boucle.core.where import field as column
 from boucle.flow.step import Graph, Node, Output, Source, Step, outputs_in
-from boucle.flow.values import Stored, composite, decode, encode, present, select
+from boucle.flow.values import Result, Stored, composite, decode, encode, present
 from boucle.ledger import datasets
 
 if TYPE_CHECKING:
     from boucle.workspace import Workspace
 
-_PLAIN = ("json", "list", "tuple", "dict", "named", "dataclass")
 INTERPRETER = f"{sys.implementation.cache_tag}"
 
 
@@ -80,6 +79,7 @@ class Lookup:
     reached: dict[int, Reached] = field(default_factory=dict)
     code: dict[int, str] = field(default_factory=dict)
     sources: dict[int, Argument] = field(default_factory=dict)
+    earlier: dict[str, list[Run]] = field(default_factory=dict)  # step -> its last runs, to say what changed
     _literals: dict[Any, str] = field(default_factory=dict)
 
     def code_of(self, step: Step) -> str:
@@ -90,22 +90,19 @@ class Lookup:
             known = self.code[id(step)] = found.digest
         return known
 
-    def argument(self, value: Any, results: dict[int, Stored]) -> Argument:
+    def argument(self, value: Any, results: dict[int, Result]) -> Argument:
         """What a call gets for an argument; all nodes that it takes from must have their result in `results`."""
         if isinstance(value, Output):
-            whole = results[value.node.id]
-            stored = select(self.ws, whole, value.path) if value.path else whole
-            # A plain part is no artifact of its own: it comes from the whole.
-            digests = dict.fromkeys(whole.digest if s is stored and value.path and s.type in _PLAIN else s.digest for _, s in stored.artifacts())
-            return Argument(stored.digest, stored, tuple(f"artifact:{d}" for d in digests))
+            stored, refs = results[value.node.id].part(self.ws, value.path, value.node.mapped is not None)
+            return Argument(stored.digest, stored, refs)
         if isinstance(value, Source):
             return self.source(value)
         if isinstance(value, list | tuple | dict) and any(True for _ in outputs_in(value)):
             items = value.items() if isinstance(value, dict) else enumerate(value)
             parts = {str(k): self.argument(v, results) for k, v in items}
-            digest = blake3(json.dumps([type(value).__name__, {k: p.digest for k, p in parts.items()}]).encode())
+            whole_digest = blake3(json.dumps([type(value).__name__, {k: p.digest for k, p in parts.items()}]).encode())
             whole = list(parts.values()) if not isinstance(value, dict) else parts
-            return Argument(digest.hexdigest(), whole, tuple(r for p in parts.values() for r in p.refs))
+            return Argument(whole_digest.hexdigest(), whole, tuple(r for p in parts.values() for r in p.refs))
         if type(value) in (int, str, float, bool):
             literal = (type(value), value)
             digest = self._literals.get(literal) or self._literals.setdefault(literal, value_digest(value))
@@ -123,7 +120,7 @@ class Lookup:
                 known = Argument(source.data.digest, source.data, (str(source.data),))
             else:
                 stored = encode(self.ws, source.data)
-                known = Argument(stored.digest, stored, (f"artifact:{stored.digest}",))
+                known = Argument(stored.digest, stored, tuple(f"artifact:{a.digest}" for _, a in stored.artifacts()))
             self.sources[id(source)] = known
         return known
 
@@ -152,14 +149,16 @@ class Lookup:
             return None, "its earlier result is no longer there"
         return run, f"nothing it depends on has changed since {run.id}"
 
-    def difference(self, step: Step, pipeline: str, arguments: dict[str, Argument]) -> str:
+    def difference(self, step: Step, arguments: dict[str, Argument]) -> str:
         """In words, what is different from the last finished run of this step."""
-        before = self.ws.store.find(
-            Run,
-            (column("name") == step.name) & (column("type") == "step") & (column("status") == "finished")
-            & (column("tags.pipeline") == pipeline) & (column("started") < self.since),
-            order=["-started"], limit=40,
-        )  # fmt: skip
+        before = self.earlier.get(step.name)
+        if before is None:
+            before = self.earlier[step.name] = self.ws.store.find(
+                Run,
+                (column("name") == step.name) & (column("type") == "step") & (column("status") == "finished")
+                & (column("started") < self.since),
+                order=["-started"], limit=40,
+            )  # fmt: skip
         if not before:
             return "it has not run yet"
         now = {n: a.digest for n, a in arguments.items()}
@@ -179,8 +178,8 @@ class Lookup:
 
 
 def _distance(run: Run, now: dict[str, str], code: str) -> int:
-    old = run.inputs.get("arguments", {})
-    return sum(old.get(n) != d for n, d in now.items()) + (run.inputs.get("code") != code)
+    old: dict[str, str] = run.inputs.get("arguments", {})
+    return sum(old.get(n) != d for n, d in now.items()) + int(run.inputs["code"] != code)
 
 
 def _current(ws: Workspace, asked: str) -> str:
@@ -211,32 +210,38 @@ def map_items(node: Node, items: Any) -> Iterator[dict[str, Any]]:
 def plan(ws: Workspace, graph: Graph, *, force: frozenset[str] = frozenset()) -> Plan:
     """What executing a traced pipeline would do now, and why."""
     lookup = Lookup(ws, force)
-    results: dict[int, Stored] = {}
+    results: dict[int, Result] = {}
     steps: list[Planned] = []
     for node in graph.nodes:
         waiting = [n.label for n in node.needs if n.id not in results]
         if waiting:
             lookup.code_of(node.step)
             steps.append(
-                Planned(node.label, node.step.name, "wait", f"its input comes from {', '.join(waiting)}, which runs first")
+                Planned(
+                    node.label, node.step.name, "wait", f"its input comes from {', '.join(waiting)}, which runs first"
+                )
             )
             continue
-        planned, stored = _plan_node(lookup, graph.name, node, results)
+        planned, result = _plan_node(lookup, node, results)
         steps.append(planned)
-        if stored is not None:
-            results[node.id] = stored
+        if result is not None:
+            results[node.id] = result
     inputs = {n: _said(lookup, v) for n, v in graph.arguments.items()}
     return Plan(graph.name, inputs, tuple(steps))
 
 
 def _said(lookup: Lookup, value: Any) -> str:
     for argument in lookup.sources.values():
-        if isinstance(argument.value, Dataset) and isinstance(value, str) and value.partition("@")[0].endswith(argument.value.name):
+        if (
+            isinstance(argument.value, Dataset)
+            and isinstance(value, str)
+            and value.partition("@")[0].endswith(argument.value.name)
+        ):
             return str(argument.value)
     return str(jsonable(value)) if isinstance(value, str | int | float | bool | list | None) else type(value).__name__
 
 
-def _plan_node(lookup: Lookup, pipeline: str, node: Node, results: dict[int, Stored]) -> tuple[Planned, Stored | None]:
+def _plan_node(lookup: Lookup, node: Node, results: dict[int, Result]) -> tuple[Planned, Result | None]:
     if node.mapped is None:
         calls = [node.arguments]
     else:
@@ -245,6 +250,7 @@ def _plan_node(lookup: Lookup, pipeline: str, node: Node, results: dict[int, Sto
             items = decode(lookup.ws, lookup.argument(items, results).value)
         calls = list(map_items(node, items))
     kept: list[Stored] = []
+    runs: list[str] = []
     whys: list[str] = []
     seconds = 0.0
     for call in calls:
@@ -252,13 +258,16 @@ def _plan_node(lookup: Lookup, pipeline: str, node: Node, results: dict[int, Sto
         run, why = lookup.hit(node.step, lookup.key(node.step, arguments))
         if run is not None:
             kept.append(Stored.from_json(run.outputs))
+            runs.append(run.id)
             seconds += max(0.0, run.ended - run.started)
         else:
-            why = why or lookup.difference(node.step, pipeline, arguments)
+            why = why or lookup.difference(node.step, arguments)
         whys.append(why)
     if len(kept) == len(calls):
         whole = kept[0] if node.mapped is None else composite("list", list(enumerate(kept)))
         why = whys[0] if len(set(whys)) == 1 or node.mapped is None else "nothing they depend on has changed"
-        return Planned(node.label, node.step.name, "reuse", why, len(calls), len(kept), seconds), whole
+        return Planned(node.label, node.step.name, "reuse", why, len(calls), len(kept), seconds), Result(
+            whole, tuple(runs)
+        )
     fresh = [w for w in whys if not w.startswith("nothing ")]
     return Planned(node.label, node.step.name, "run", "; ".join(dict.fromkeys(fresh)), len(calls), len(kept)), None

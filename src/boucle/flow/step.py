@@ -182,9 +182,7 @@ class Pipeline:
             ) from None
         bound.apply_defaults()
         graph = Graph(self.name, dict(bound.arguments))
-        values = {
-            name: Source(value) if name in self.data_inputs else value for name, value in bound.arguments.items()
-        }
+        values = {name: Source(value) if name in self.data_inputs else value for name, value in bound.arguments.items()}
         token = _tracing.set(graph)
         try:
             graph.result = self.function(**values)

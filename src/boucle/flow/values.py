@@ -48,20 +48,39 @@ class Stored:
     def from_json(cls, data: Mapping[str, Any]) -> Stored:
         return cls(data["digest"], data["type"], data["value"], data.get("size", 0))
 
-    def artifacts(self, name: str = "") -> Iterator[tuple[str, Stored]]:
-        """What of it is an artifact of its own, with dotted names: each table, model, file and the like inside, and the
-        whole when it holds plain values too."""
-        parts = list(self._leaves(name))
-        if self.type != "record" and any(leaf.type == "json" for _, leaf in parts) or not parts:
-            yield name, self
-        yield from ((n, leaf) for n, leaf in parts if leaf.type not in ("json", "record"))
+    @property
+    def plain(self) -> bool:
+        """Whether it is a plain value that lives in the record of the run that made it."""
+        return self.value["codec"] == "json" and "json" in self.value
 
-    def _leaves(self, name: str) -> Iterator[tuple[str, Stored]]:
+    def leaves(self, name: str = "") -> Iterator[tuple[str, Stored]]:
+        """The parts that are values of their own, with their dotted names."""
         if "items" in self.value:
             for key, item in self.value["items"]:
-                yield from Stored.from_json(item)._leaves(f"{name}.{key}" if name else str(key))
+                yield from Stored.from_json(item).leaves(f"{name}.{key}" if name else str(key))
         else:
             yield name, self
+
+    def artifacts(self, name: str = "") -> Iterator[tuple[str, Stored]]:
+        """The parts that are artifacts: all but plain values, and records, which say for themselves what they are."""
+        return ((n, leaf) for n, leaf in self.leaves(name) if not leaf.plain and leaf.type != "record")
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a node gave: the value that was kept, and the runs that made it (one per item of a map)."""
+
+    stored: Stored
+    runs: tuple[str, ...]
+
+    def part(self, ws: Workspace, path: tuple[str | int, ...], mapped: bool) -> tuple[Stored, tuple[str, ...]]:
+        """A part of it, and the references of what it is: artifacts, and for plain values the runs they lie in."""
+        stored = select(ws, self.stored, path) if path else self.stored
+        refs = [f"artifact:{leaf.digest}" for _, leaf in stored.artifacts()]
+        if any(leaf.plain for _, leaf in stored.leaves()):
+            one = mapped and path and isinstance(path[0], int)
+            refs += [f"run:{r}" for r in (self.runs[path[0] : path[0] + 1] if one else self.runs)]  # type: ignore[operator, index]
+        return stored, tuple(dict.fromkeys(refs))
 
 
 def encode(ws: Workspace, value: Any) -> Stored:
@@ -86,7 +105,7 @@ def encode(ws: Workspace, value: Any) -> Stored:
         content = {"codec": "object", "class": _path_of(kind), "json": value.to_json()}
         return _kept_json(ws, content, "object")
     if _is_table(value, module):
-        return _table(ws, value, kind, module)
+        return _table(ws, value, module)
     if module == "numpy" and kind.__name__ == "ndarray" and not value.dtype.hasobject:
         return _array(ws, value)
     if isinstance(value, Path):
@@ -206,12 +225,16 @@ def _is_table(value: Any, module: str) -> bool:
     }  # fmt: skip
 
 
-def _table(ws: Workspace, value: Any, kind: type, module: str) -> Stored:
+def _table(ws: Workspace, value: Any, module: str) -> Stored:
     from boucle.core.frames import Frame
     from boucle.ledger import tables
 
     kept = tables.write(ws.blobs, Frame.of(value))
-    how = {"codec": "frame", "manifest": kept.manifest, "as": {"pyarrow": "arrow", "boucle": "frame"}.get(module, module)}
+    how = {
+        "codec": "frame",
+        "manifest": kept.manifest,
+        "as": {"pyarrow": "arrow", "boucle": "frame"}.get(module, module),
+    }
     return Stored(kept.digest, "frame", {**how, "rows": kept.rows}, kept.size)
 
 

@@ -11,10 +11,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 from blake3 import blake3
 
 from boucle.core.records import Code
+from boucle.ports.store import Store
 
 if TYPE_CHECKING:
     from boucle.workspace import Workspace
@@ -69,8 +71,22 @@ def _without_credentials(url: str) -> str:
     return f"{scheme}{sep}{rest.rpartition('@')[2]}" if sep else url
 
 
+_known: WeakKeyDictionary[Store, dict[tuple[object, ...], Code]] = WeakKeyDictionary()
+
+
 def keep(ws: Workspace, entry: str, files: Mapping[str, str]) -> Code:
     """Store code: `files` maps module names to source paths. Returns the record; the same code is one record."""
+    # A program that tracks many runs should not read its own source for each.
+    found = [(m, Path(p)) for m, p in sorted(files.items())]
+    states = tuple((m, p, (state := p.stat()).st_mtime_ns, state.st_size) for m, p in found if p.is_file())
+    known = _known.setdefault(ws.store, {})
+    seen = (entry, states)
+    if seen not in known:
+        known[seen] = _keep(ws, entry, files)
+    return known[seen]
+
+
+def _keep(ws: Workspace, entry: str, files: Mapping[str, str]) -> Code:
     state = checkout(ws.project)
     sources = {}
     for module, path in sorted(files.items()):
@@ -79,9 +95,7 @@ def keep(ws: Workspace, entry: str, files: Mapping[str, str]) -> Code:
             sources[module] = {"path": _relative(source, ws.project), "blob": ws.blobs.put(source.read_bytes())}
     listing = ws.blobs.put(json.dumps(sources, sort_keys=True).encode())
     diff = ws.blobs.put(state.diff) if state and state.diff else ""
-    digest = blake3(
-        json.dumps([entry, listing, state.commit if state else "", diff]).encode()
-    ).hexdigest()
+    digest = blake3(json.dumps([entry, listing, state.commit if state else "", diff]).encode()).hexdigest()
     code = Code(
         digest=digest,
         entry=entry,

@@ -19,10 +19,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+from weakref import WeakKeyDictionary
 
-if TYPE_CHECKING:
-    from boucle.ports.blobs import Blobs
+from boucle.ports.blobs import Blobs
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,14 +72,14 @@ def capture() -> dict[str, Any]:
     }
 
 
-_kept: dict[int, str] = {}
+_kept: WeakKeyDictionary[Blobs, str] = WeakKeyDictionary()
 
 
 def keep(blobs: Blobs) -> str:
     """Store the environment; returns its blob. The same environment is stored once, and looked at once per process."""
-    if id(blobs) not in _kept:
-        _kept[id(blobs)] = blobs.put(json.dumps(capture(), sort_keys=True).encode())
-    return _kept[id(blobs)]
+    if blobs not in _kept:
+        _kept[blobs] = blobs.put(json.dumps(capture(), sort_keys=True).encode())
+    return _kept[blobs]
 
 
 def needed(names: Iterable[str]) -> dict[str, Package]:

@@ -58,9 +58,7 @@ def _facts(ws: Workspace, model: Model, gate: Gate) -> tuple[Facts, dict[str, An
     for verdict in ws.store.find(Verdict, field("subject") == str(model), order=["created"]):
         newest[verdict.check] = verdict.status
     approvals = frozenset(
-        e.actor
-        for e in ws.store.events(subject=str(model), type="model.approved")
-        if e.data.get("stage") == gate.stage
+        e.actor for e in ws.store.events(subject=str(model), type="model.approved") if e.data.get("stage") == gate.stage
     )
     comparison = None
     evidence: dict[str, Any] = {}

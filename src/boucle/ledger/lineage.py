@@ -152,11 +152,17 @@ def impact(ws: Workspace, ref: str) -> Node:
         if not runs:
             raise NotFound(f"no run knows {head} {rest!r}", expected="one that a run was made with", fix="boucle runs")
         seen: set[str] = set()
-        children = tuple(c for r in runs if (c := _down(ws, f"run:{r.id}", "ran with" if head == "package" else "ran", seen)))
+        children = tuple(
+            c for r in runs if (c := _down(ws, f"run:{r.id}", "ran with" if head == "package" else "ran", seen))
+        )
         return Node(ref, "", {"runs": len(runs)}, children)
     kind, key = locate(ws, ref)
     if kind == "prediction":
-        raise Invalid("a prediction has no effect that is known here", expected="a dataset, commit, package or model", fix=f"boucle why {ref}")
+        raise Invalid(
+            "a prediction has no effect that is known here",
+            expected="a dataset, commit, package or model",
+            fix=f"boucle why {ref}",
+        )
     node = _down(ws, f"{kind}:{key}", "", set())
     assert node is not None
     return node
@@ -195,11 +201,12 @@ def locate(ws: Workspace, ref: str) -> tuple[str, str]:
             # A service usually has the name of its model, and then the model is meant.
             found.pop()
     if not found:
-        known = {r.name for k in (Model, Dataset) for r in ws.store.find(k)}
+        known = {m.name for m in ws.store.find(Model)} | {d.name for d in ws.store.find(Dataset)}
         raise NotFound.named("model, dataset, service, run or prediction", ref.partition("@")[0], known)
     if len(found) > 1:
         raise Invalid(
-            f"{ref!r} is the name of more than one thing", expected="one of " + ", ".join(f"{k}:{ref}" for k, _ in found)
+            f"{ref!r} is the name of more than one thing",
+            expected="one of " + ", ".join(f"{k}:{ref}" for k, _ in found),
         )
     return found[0]
 
@@ -233,7 +240,7 @@ def _prediction(ws: Workspace, name: str) -> tuple[dict[str, Any], Service]:
 
 def _why_prediction(ws: Workspace, name: str) -> Node:
     record, service = _prediction(ws, name)
-    shown = {k: record[k] for k in ("time", "inputs", "output", "latency_us", "digest") if k in record}
+    shown: dict[str, Any] = {k: record[k] for k in ("time", "inputs", "output", "latency_us", "digest") if k in record}
     return Node(f"prediction:{name}", "", shown, (_up(ws, str(service), "given by", set()),))
 
 
@@ -246,7 +253,7 @@ def _up(ws: Workspace, ref: str, relation: str, seen: set[str]) -> Node:
     """The tree towards the origins; what was shown before is named again but not unfolded again. A step's run is shown as
     part of its pipeline's run, whose code and environment are what matters."""
     record = _get(ws, ref)
-    facts = _facts(ws, record)
+    facts = _facts(record)
     if ref in seen:
         return Node(ref, relation, facts)
     seen.add(ref)
@@ -286,7 +293,7 @@ def _run_origins(ws: Workspace, run: Run, seen: set[str]) -> list[Node]:
     if run.type == "step" and parent is not None:
         if str(parent) not in seen:
             seen.add(str(parent))
-            out.append(Node(str(parent), "part of", _facts(ws, parent), tuple(_code_and_environment(ws, parent))))
+            out.append(Node(str(parent), "part of", _facts(parent), tuple(_code_and_environment(ws, parent))))
     else:
         out += _code_and_environment(ws, run)
     out += [_up(ws, source, "used", seen) for source in datasets_above(ws, [str(run)])]
@@ -296,7 +303,7 @@ def _run_origins(ws: Workspace, run: Run, seen: set[str]) -> list[Node]:
 def _code_and_environment(ws: Workspace, run: Run) -> list[Node]:
     out = []
     if run.code:
-        out.append(Node(f"code:{run.code[:12]}", "ran", _facts(ws, ws.store.get(Code, run.code))))
+        out.append(Node(f"code:{run.code[:12]}", "ran", _facts(ws.store.get(Code, run.code))))
     if run.environment and ws.blobs.has(run.environment):
         environment = json.loads(ws.blobs.get(run.environment))
         facts = {
@@ -308,21 +315,36 @@ def _code_and_environment(ws: Workspace, run: Run) -> list[Node]:
     return out
 
 
-def _facts(ws: Workspace, record: Any) -> dict[str, Any]:
+def _facts(record: Any) -> dict[str, Any]:
     match record:
         case Dataset():
-            return {"rows": record.rows, "columns": len(record.schema["columns"]), "digest": record.digest[:12], "source": record.source}
+            return {
+                "rows": record.rows,
+                "columns": len(record.schema["columns"]),
+                "digest": record.digest[:12],
+                "source": record.source,
+            }
         case Model():
             return {"stage": record.stage, "task": record.task, "digest": record.digest[:12], "metrics": record.metrics}
         case Run():
-            facts: dict[str, Any] = {"name": record.name, "type": record.type, "status": record.status, "actor": record.actor, "started": record.started}
+            facts: dict[str, Any] = {
+                "name": record.name,
+                "type": record.type,
+                "status": record.status,
+                "actor": record.actor,
+                "started": record.started,
+            }
             if record.params:
                 facts["params"] = record.params
             if record.metrics:
                 facts["metrics"] = record.metrics
             return facts
         case Code():
-            place = {"commit": record.commit[:12], "branch": record.branch, "uncommitted changes": record.dirty} if record.commit else {"commit": "not in a git repository"}
+            place = (
+                {"commit": record.commit[:12], "branch": record.branch, "uncommitted changes": record.dirty}
+                if record.commit
+                else {"commit": "not in a git repository"}
+            )
             return {"entry": record.entry, **place}
         case Service():
             return {"status": record.status, "url": record.url, "target": record.target}
@@ -344,16 +366,12 @@ def _down(ws: Workspace, ref: str, relation: str, seen: set[str]) -> Node | None
         return None
     seen.add(ref)
     record = _get(ws, ref)
-    children: list[Node | None] = []
-    for edge in ws.store.edges(target=ref):
-        if edge.relation in _TAKEN:
-            children.append(_down(ws, edge.source, _TAKEN[edge.relation], seen))
+    onward = [(e.source, _TAKEN[e.relation]) for e in ws.store.edges(target=ref) if e.relation in _TAKEN]
     if isinstance(record, Run):
-        for edge in ws.store.edges(source=ref, relation="made"):
-            children.append(_down(ws, edge.target, "made", seen))
-        for edge in ws.store.edges(target=ref, relation="part_of"):
-            children.append(_down(ws, edge.source, "step", seen))
-    facts = _facts(ws, record)
+        onward += [(e.target, "made") for e in ws.store.edges(source=ref, relation="made")]
+        onward += [(e.source, "step") for e in ws.store.edges(target=ref, relation="part_of")]
+    children = [_down(ws, other, how, seen) for other, how in onward]
+    facts = _facts(record)
     if isinstance(record, Service):
         facts["predictions"] = predictions.count(Path(record.folder) / "predictions")
     return Node(ref, relation, facts, tuple(c for c in children if c is not None))

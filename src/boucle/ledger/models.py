@@ -41,7 +41,7 @@ def register(
     model: Any,
     *,
     data: Frame,
-    input: Schema | None = None,  # noqa: A002
+    input: Schema | None = None,
     task: str = "",
     metrics: Mapping[str, float] | None = None,
     trained: Frame | None = None,
@@ -161,7 +161,13 @@ def prove(folder: Path, *, python: str = "") -> dict[str, Any]:
     command = [python or sys.executable, "-I", "-m", "boucle.core.prove", str(folder)]
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=PROOF_SECONDS, check=False, cwd=folder, stdin=subprocess.DEVNULL
+            command,
+            capture_output=True,
+            text=True,
+            timeout=PROOF_SECONDS,
+            check=False,
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
         )
     except subprocess.TimeoutExpired:
         return {"ok": False, "said": f"it did not answer within {PROOF_SECONDS:g} s"}
@@ -172,7 +178,11 @@ def prove(folder: Path, *, python: str = "") -> dict[str, Any]:
     if "error" in report:
         return {"ok": False, "said": str(report["error"]), **report}
     differences = report["differences"]
-    said = f"{len(differences)} answers differ, first {differences[0]}" if differences else f"{report['rows']} golden answers given again in {report['seconds']} s"
+    said = (
+        f"{len(differences)} answers differ, first {differences[0]}"
+        if differences
+        else f"{report['rows']} golden answers given again in {report['seconds']} s"
+    )
     return {"ok": not differences, "said": said, **report}
 
 
@@ -280,12 +290,16 @@ def advance(ws: Workspace, ref: Ref | str, stage: str, *, reason: str = "") -> M
         raise Refused(
             f"{model} may not go to {stage}: " + "; ".join(failed),
             expected=f"every condition of the gate to {stage} (boucle.toml, [gates.{stage}])",
-            fix=f"boucle approve {model.key} {stage}" if any(c.name == "approvals" and not c.holds for c in outcome.conditions) else f"boucle show {model.key}",
+            fix=f"boucle approve {model.key} {stage}"
+            if any(c.name == "approvals" and not c.holds for c in outcome.conditions)
+            else f"boucle show {model.key}",
         )
     return move(ws, model, stage, reason=reason, evidence={"gate": outcome.verdict.id})
 
 
-def move(ws: Workspace, model: Model, stage: str, *, reason: str = "", evidence: Mapping[str, Any] | None = None) -> Move:
+def move(
+    ws: Workspace, model: Model, stage: str, *, reason: str = "", evidence: Mapping[str, Any] | None = None
+) -> Move:
     """Change a stage and note it, without asking a gate. Whoever is in an exclusive stage already makes room."""
     with ws.store.transaction():
         now = ws.store.get(Model, model.key) or model
@@ -301,7 +315,9 @@ def move(ws: Workspace, model: Model, stage: str, *, reason: str = "", evidence:
                 )  # fmt: skip
         moved = replace(now, stage=stage)
         ws.store.put(moved)
-        event = note(ws, "model.stage", str(moved), reason=reason, before=now.stage, after=stage, evidence=dict(evidence or {}))
+        event = note(
+            ws, "model.stage", str(moved), reason=reason, before=now.stage, after=stage, evidence=dict(evidence or {})
+        )
     return Move(moved, now.stage, replaced, event)
 
 
@@ -323,7 +339,9 @@ def rollback(ws: Workspace, name: str, *, reason: str = "") -> Move:
             if model.stage == "archived":
                 return move(ws, model, "production", reason=reason or f"rollback from {current.key}")
     raise NotFound(
-        f"{name} has no earlier version that was in production", expected="one to go back to", fix=f"boucle history {name}"
+        f"{name} has no earlier version that was in production",
+        expected="one to go back to",
+        fix=f"boucle history {name}",
     )
 
 

@@ -31,7 +31,7 @@ def split(data: Frame, study: Study, test: float = 0.2, seed: int = 0) -> Parts:
 def fit(family: str, train: Frame, study: Study, folds: int = 5, seed: int = 0) -> Fitted:
     """Cross-validate a family of models and fit it on all training rows."""
     fitted = tabular.fit(family, train, study, folds=folds, seed=seed)
-    lineage.log_metrics({name: score.mean for name, score in fitted.scores.items()})
+    lineage.log_metrics({name: fitted.scores.mean(name) for name in fitted.scores.folds})
     return fitted
 
 

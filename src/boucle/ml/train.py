@@ -14,7 +14,9 @@ FAMILIES = ("baseline", "linear", "boosting")
 
 
 @pipeline(name="train")
-def default(data: Frame, target: str, name: str, families: tuple[str, ...] = FAMILIES, test: float = 0.2, seed: int = 0) -> Model:
+def default(
+    data: Frame, target: str, name: str, families: tuple[str, ...] = FAMILIES, test: float = 0.2, seed: int = 0
+) -> Model:
     """Study, split, fit candidates of several families, choose, evaluate, report, register."""
     findings = steps.study(data, target)
     parts = steps.split(data, findings, test, seed)

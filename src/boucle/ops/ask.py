@@ -23,11 +23,15 @@ def predict(
     """Send rows of raw input to a service; returns one answer per row, each with the id of its prediction."""
     found = service if isinstance(service, Service) else services.resolve(ws, service)
     if found.status != "ready":
-        raise Unavailable(f"{found} is {found.status}", expected="a service that runs", fix=f"boucle deploy {found.name}")
+        raise Unavailable(
+            f"{found} is {found.status}", expected="a service that runs", fix=f"boucle deploy {found.name}"
+        )
     return post(found.url, rows, timeout=timeout)
 
 
-def post(url: str, rows: Sequence[Mapping[str, Any]], *, timeout: float = 60.0, request_id: str = "") -> list[dict[str, Any]]:
+def post(
+    url: str, rows: Sequence[Mapping[str, Any]], *, timeout: float = 60.0, request_id: str = ""
+) -> list[dict[str, Any]]:
     """Send rows to a service's address; returns the predictions with model and digest. Raises `Invalid` with the
     service's own words for input it refuses, `Unavailable` when it does not answer."""
     body = json.dumps({"rows": [jsonable(r) for r in rows]}).encode()

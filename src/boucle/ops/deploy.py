@@ -100,14 +100,21 @@ class _Walk:
         return _Phase(self, name)
 
     def note(self, name: str, **facts: Any) -> None:
-        self.rollout = replace(self.rollout, phases={**self.rollout.phases, name: {**self.rollout.phases.get(name, {}), **facts}})
+        self.rollout = replace(
+            self.rollout, phases={**self.rollout.phases, name: {**self.rollout.phases.get(name, {}), **facts}}
+        )
         self.ws.store.put(self.rollout)
 
     def end(self, status: str) -> None:
         self.rollout = replace(self.rollout, status=status, ended=time.time())
         with self.ws.store.transaction():
             self.ws.store.put(self.rollout)
-            note(self.ws, f"rollout.{status}", f"service:{self.rollout.service}@{self.rollout.after}", phases=self.rollout.phases)
+            note(
+                self.ws,
+                f"rollout.{status}",
+                f"service:{self.rollout.service}@{self.rollout.after}",
+                phases=self.rollout.phases,
+            )
 
 
 class _Phase:

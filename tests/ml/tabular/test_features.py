@@ -62,7 +62,7 @@ def test_predictions_survive_what_serving_brings(everything, family, target):
     for missing in [[], *([n] for n in found.names), found.names]:
         gone = rows.copy()
         for name in missing:  # nulls keep the dtype that the schema's type gives
-            gone[name] = pd.Series([np.nan] * 4, dtype=object if name in {"plan", "at", "note"} else float)
+            gone[name] = pd.Series([np.nan] * 4, dtype=object if name in {"plan", "at", "note", "churn"} else float)
         said = pipeline.predict_proba(gone) if found.classes else pipeline.predict(gone)
         assert said.shape[0] == 4
         assert np.isfinite(said).all()

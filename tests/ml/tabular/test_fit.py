@@ -10,12 +10,12 @@ import pytest
 from boucle.core.errors import Invalid, NotFound
 from boucle.core.frames import Frame
 from boucle.measure.scores import score
-from boucle.ml.tabular import Fitted, Score, choose, fit, split, study
+from boucle.ml.tabular import Fitted, Scores, choose, fit, split, study
 from boucle.ml.tabular.fit import best_threshold, inputs
 
 
 def fitted(family: str, *values: float, metric: str = "roc_auc") -> Fitted:
-    return Fitted(family, None, {metric: Score(values)}, 0.0)
+    return Fitted(family, None, Scores({metric: values}), 0.0)
 
 
 @pytest.fixture(scope="module")
@@ -25,12 +25,14 @@ def binary(customers):
 
 def test_a_model_learns_and_a_baseline_does_not(customers, binary):
     train = split(customers(), binary).train
-    assert fit("baseline", train, binary).scores["roc_auc"].mean == 0.5
+    assert fit("baseline", train, binary).scores.mean("roc_auc") == 0.5
     linear = fit("linear", train, binary)
-    assert linear.scores["roc_auc"].mean > 0.75
-    assert len(linear.scores["roc_auc"].folds) == 5
+    assert linear.scores.mean("roc_auc") > 0.75
+    assert len(linear.scores.folds["roc_auc"]) == 5
     assert linear.seconds > 0
-    assert json.loads(json.dumps(linear.to_json()))["scores"]["roc_auc"]["mean"] == linear.scores["roc_auc"].mean
+    written = json.loads(json.dumps(linear.scores.to_json()))
+    assert written["roc_auc"]["mean"] == linear.scores.mean("roc_auc")
+    assert Scores.from_json(written) == linear.scores
 
 
 @pytest.mark.parametrize("family", ["linear", "boosting"])
@@ -43,13 +45,13 @@ def test_the_same_seed_gives_the_same_model(customers, binary, family):
 
 def test_text_is_learned(messages):
     found = study(messages(), "label")
-    assert fit("linear", split(messages(), found).train, found, folds=3).scores["roc_auc"].mean > 0.95
+    assert fit("linear", split(messages(), found).train, found, folds=3).scores.mean("roc_auc") > 0.95
 
 
 def test_a_series_is_learned_looking_back_only(series):
     found = study(series(), "demand")
     train = split(series(), found).train
-    baseline, boosted = (fit(f, train, found, folds=3).scores["rmse"].mean for f in ("baseline", "boosting"))
+    baseline, boosted = (fit(f, train, found, folds=3).scores.mean("rmse") for f in ("baseline", "boosting"))
     assert boosted < 0.6 * baseline
 
 
@@ -91,7 +93,7 @@ def test_infinite_numbers_count_as_missing():
     x = random.normal(size=120)
     table = Frame.of({"x": np.r_[np.inf, -np.inf, x[2:]], "y": (x > 0).astype(int), "z": random.normal(size=120)})
     found = study(table, "y", keep=["x"])
-    assert fit("linear", table, found, folds=2).scores["roc_auc"].mean > 0.9
+    assert fit("linear", table, found, folds=2).scores.mean("roc_auc") > 0.9
 
 
 def test_many_rows_are_cross_validated_on_some_of_them():
@@ -139,3 +141,10 @@ def test_low_is_good_for_an_error(series):
 def test_nothing_to_choose_from_is_refused(binary):
     with pytest.raises(Invalid, match="no candidate"):
         choose([], binary)
+
+
+def test_without_a_score_the_simplest_that_learns_is_taken(binary):
+    untested = [Fitted(family, None, Scores({}), 0.0) for family in ("boosting", "linear", "baseline")]
+    found = choose(untested, binary)
+    assert found.family == "linear"
+    assert "untested" in found.why

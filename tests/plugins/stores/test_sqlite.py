@@ -225,7 +225,12 @@ def test_a_database_of_the_first_version_opens_and_reads(tmp_path: Path) -> None
         assert [r.id for r in store.find(Run, (field("params.depth") == 3) & (field("params.on") == True))] == ["01RUN"]  # noqa: E712
         assert store.edges(relation="used") == [Edge("run:01RUN", "used", "dataset:tx@3", 1.0, {"asked": "tx@latest"})]
         (loss, odd) = store.points("run:01RUN")
-        assert (loss.name, loss.steps, loss.times, loss.values) == ("loss", [0, 1, 2], [1.0, 2.0, 3.0], [0.5, 0.25, 0.125])
+        assert (loss.name, loss.steps, loss.times, loss.values) == (
+            "loss",
+            [0, 1, 2],
+            [1.0, 2.0, 3.0],
+            [0.5, 0.25, 0.125],
+        )
         assert (odd.steps, odd.times) == ([0, 5, 6], [1.0, 1.0, 1.0])
         assert [e.actor for e in store.events()] == ["ada", ""]
         assert list(store.check()) == []
@@ -277,7 +282,9 @@ def test_a_field_that_was_added_reads_its_default_from_old_rows(
     expected = After(id="1", name="n", facts={"x": 5, "y": "z"})
     assert (expected.place, expected.more) == ("it's here", {"a": 1})
     assert new.find(After) == [expected]
-    assert new.find(After, (field("facts.x") == 5) & (field("place") == "it's here") & (field("name") == "n")) == [expected]
+    assert new.find(After, (field("facts.x") == 5) & (field("place") == "it's here") & (field("name") == "n")) == [
+        expected
+    ]
     new.put(dataclasses.replace(expected, place="there", sure=False))
     # The older program goes on, and leaves alone what it does not know.
     old.put(Before(id="1", name="m"), Before(id="2"))

@@ -29,7 +29,9 @@ def begin(name: str, source: Path, target: str, folder: Path) -> Begun:
     """Write the project, make its workspace, ingest the file. When the data or the target will not do, nothing stays."""
     source = source.resolve()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise Conflict(f"{folder} holds something already", expected="a new or empty folder", fix="choose another with --folder")
+        raise Conflict(
+            f"{folder} holds something already", expected="a new or empty folder", fix="choose another with --folder"
+        )
     if not source.exists():
         raise NotFound(f"no file {source}", expected="a file with data")
     dataset_name = re.sub(r"[^A-Za-z0-9._-]+", "-", source.name.split(".")[0]).strip("-._") or "data"
@@ -40,7 +42,11 @@ def begin(name: str, source: Path, target: str, folder: Path) -> Begun:
         columns = [c["name"] for c in taken.dataset.schema["columns"]]
         if target not in columns:
             missing = NotFound.named("column", target, columns)
-            raise Invalid(f"{source.name} has {missing.what}", expected=missing.expected, fix="name the column to predict with --target")
+            raise Invalid(
+                f"{source.name} has {missing.what}",
+                expected=missing.expected,
+                fix="name the column to predict with --target",
+            )
     except BaseException:
         shutil.rmtree(project.folder)
         raise

@@ -15,12 +15,16 @@ def add_data(parser: argparse.ArgumentParser) -> None:
     ingesting = verbs.add_parser("ingest", help="make a file the next version of a dataset")
     ingesting.add_argument("source", help="a file: CSV, TSV, JSON, JSON lines or Parquet, also compressed")
     ingesting.add_argument("--name", required=True, help="of the dataset")
-    ingesting.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help="for the source, such as delimiter=;")
+    ingesting.add_argument(
+        "--option", action="append", default=[], metavar="NAME=VALUE", help="for the source, such as delimiter=;"
+    )
     ingesting.add_argument("--description", default="", help="what it is")
     ingesting.add_argument("--tag", action="append", default=[], metavar="NAME=VALUE", help="to find it by")
     ingesting.add_argument("--owner", default="", help="who is responsible for it")
     ingesting.add_argument("--licence", default="", help="under which it may be used")
-    ingesting.add_argument("--evolve", action="store_true", help="accept a schema that does not follow from the last one")
+    ingesting.add_argument(
+        "--evolve", action="store_true", help="accept a schema that does not follow from the last one"
+    )
     ingesting.add_argument("--strict", action="store_true", help="fail on a bad line instead of setting it aside")
     ingesting.add_argument("--dry-run", action="store_true", help="read it and say what was found, store nothing")
     ingesting.set_defaults(call=ingest)
@@ -35,7 +39,13 @@ def add_data(parser: argparse.ArgumentParser) -> None:
     showing.set_defaults(call=show)
     validating = verbs.add_parser("validate", help="run checks on a version and keep the verdicts")
     validating.add_argument("ref", help="name@version")
-    validating.add_argument("--check", action="append", default=[], metavar="NAME[:JSON]", help='such as between:{"column": "age", "low": 0}; without one, those its statistics suggest')
+    validating.add_argument(
+        "--check",
+        action="append",
+        default=[],
+        metavar="NAME[:JSON]",
+        help='such as between:{"column": "age", "low": 0}; without one, those its statistics suggest',
+    )
     validating.set_defaults(call=validate)
     exporting = verbs.add_parser("export", help="write a version to a file")
     exporting.add_argument("ref", help="name@version")
@@ -67,10 +77,11 @@ def _pairs(given: list[str], flag: str) -> dict[str, Any]:
 
 
 def _row(dataset: Any) -> dict[str, Any]:
+    columns = len(dataset.schema["columns"])
+    source = dataset.source or (f"run {dataset.run}" if dataset.run else "")
     return {
-        "dataset": dataset.key, "rows": dataset.rows, "columns": len(dataset.schema["columns"]), "bytes": dataset.size,
-        "created": out.when(dataset.created), "by": dataset.actor, "source": dataset.source or (f"run {dataset.run}" if dataset.run else ""),
-        "digest": dataset.digest[:12],
+        "dataset": dataset.key, "rows": dataset.rows, "columns": columns, "bytes": dataset.size,
+        "created": out.when(dataset.created), "by": dataset.actor, "source": source, "digest": dataset.digest[:12],
     }  # fmt: skip
 
 
@@ -90,7 +101,9 @@ def ingest(args: argparse.Namespace) -> int:
         )  # fmt: skip
     bad = [{"line": b.number, "why": b.why, "text": b.text[:80]} for b in taken.bad]
     if args.json:
-        out.as_json({**_row(taken.dataset), "new": taken.new, "found": taken.found, "bad": bad, "seconds": taken.seconds})
+        out.as_json(
+            {**_row(taken.dataset), "new": taken.new, "found": taken.found, "bad": bad, "seconds": taken.seconds}
+        )
         return 0
     dataset = taken.dataset
     said = "is new" if taken.new else "has the same content already: no new version"
@@ -182,9 +195,25 @@ def show(args: argparse.Namespace) -> int:
 
         rows = to_rows(datasets.frame(ws, dataset).head(args.rows))
     if args.json:
-        out.as_json({**_row(dataset), "description": dataset.description, "tags": dataset.tags, "statistics": profile.to_json(), "first": rows})
+        out.as_json(
+            {
+                **_row(dataset),
+                "description": dataset.description,
+                "tags": dataset.tags,
+                "statistics": profile.to_json(),
+                "first": rows,
+            }
+        )
         return 0
-    out.facts({**_row(dataset), "description": dataset.description, "licence": dataset.licence, "owner": dataset.owner, "tags": dataset.tags})
+    out.facts(
+        {
+            **_row(dataset),
+            "description": dataset.description,
+            "licence": dataset.licence,
+            "owner": dataset.owner,
+            "tags": dataset.tags,
+        }
+    )
     out.line()
     out.table([_column(c) for c in profile.columns])
     if rows:

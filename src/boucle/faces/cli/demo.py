@@ -60,7 +60,9 @@ def demo(args: argparse.Namespace) -> int:
     out.table([{"part": p["part"], "took": out.took(p["seconds"]), "result": p["result"]} for p in clock.parts])
     out.line(f"\nService  {result['url']}   (a page to try it, /openapi.json, /metrics)", "green")
     out.line(f"Ask it   curl -s {result['url']}/predict -H 'Content-Type: application/json' -d @{result['sample']}")
-    out.line(f"Project  {folder}   (try there: boucle models, boucle plan, boucle why prediction:{result['prediction']})")
+    out.line(
+        f"Project  {folder}   (try there: boucle models, boucle plan, boucle why prediction:{result['prediction']})"
+    )
     if args.stop:
         out.line("The service is stopped.")
     else:
@@ -96,9 +98,8 @@ def _journey(args: argparse.Namespace, name: str, folder: Path, clock: _Clock) -
     from boucle.faces.cli.live import Live
     from boucle.flow.execute import execute
     from boucle.flow.load import load
-    from boucle.ledger import datasets, lineage
+    from boucle.ledger import datasets, lineage, services
     from boucle.ledger import models as ledger
-    from boucle.ledger import services as services
     from boucle.ops import deploy as ops
     from boucle.ops.ask import predict
 
@@ -113,7 +114,10 @@ def _journey(args: argparse.Namespace, name: str, folder: Path, clock: _Clock) -
         else:
             begun = begin(name, source, target, folder)
             ws, dataset, fresh = begun.ws, begun.dataset, True
-        said.append(f"{dataset.key}: {dataset.rows:,} rows x {len(dataset.schema['columns'])} columns" + ("" if fresh else " (same content as before: reused)"))
+        said.append(
+            f"{dataset.key}: {dataset.rows:,} rows x {len(dataset.schema['columns'])} columns"
+            + ("" if fresh else " (same content as before: reused)")
+        )
     with clock.part("validate") as said:
         verdicts = validate(ws, dataset.key, expectations(statistics(ws, dataset.key)))
         failed = [v for v in verdicts if v.status == "fail"]
@@ -134,7 +138,10 @@ def _journey(args: argparse.Namespace, name: str, folder: Path, clock: _Clock) -
                 continue
             try:
                 moved = ledger.advance(ws, now.key, stage, reason="demo")
-                said.append(f"{now.key}: {moved.before} -> {stage}" + (f", {moved.replaced.key} archived" if moved.replaced else ""))
+                said.append(
+                    f"{now.key}: {moved.before} -> {stage}"
+                    + (f", {moved.replaced.key} archived" if moved.replaced else "")
+                )
             except Refused as error:
                 said.append(error.what)
     with clock.part("deploy") as said:

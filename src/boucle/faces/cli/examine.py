@@ -43,7 +43,8 @@ def examine(path: str | None) -> dict[str, Any]:
         "platform": platform.platform(),
         "project": str(settings.project),
         "settings": [
-            {"name": n, "value": str(getattr(settings, n)), "origin": settings.origins[n], "help": helps[n]} for n in CHOICES
+            {"name": n, "value": str(getattr(settings, n)), "origin": settings.origins[n], "help": helps[n]}
+            for n in CHOICES
         ],
         "plugins": families,
         "extras": _extras(),
@@ -60,10 +61,19 @@ def _extras() -> list[dict[str, Any]]:
     for line in metadata.requires("boucle") or ():
         requirement = Requirement(line)
         for extra in metadata.metadata("boucle").get_all("Provides-Extra") or ():
-            if requirement.marker and requirement.marker.evaluate({"extra": extra}) and not requirement.marker.evaluate({"extra": ""}):
+            if (
+                requirement.marker
+                and requirement.marker.evaluate({"extra": extra})
+                and not requirement.marker.evaluate({"extra": ""})
+            ):
                 found.setdefault(extra, []).append(requirement.name)
     return [
-        {"extra": e, "adds": ", ".join(names), "installed": all(map(_has, names)), "command": f"pip install 'boucle[{e}]'"}
+        {
+            "extra": e,
+            "adds": ", ".join(names),
+            "installed": all(map(_has, names)),
+            "command": f"pip install 'boucle[{e}]'",
+        }
         for e, names in sorted(found.items())
     ]
 
@@ -92,4 +102,9 @@ def _workspace(settings: Settings, problems: list[str]) -> dict[str, Any]:
         problems.append(f"the workspace cannot be opened: {error}")
         return {"folder": str(settings.root)}
     size = sum(p.stat().st_size for p in Path(settings.root).rglob("*") if p.is_file())
-    return {"folder": str(settings.root), **counts, "size": f"{size / 2**20:.1f} MiB", "free": f"{free / 2**30:.1f} GiB"}
+    return {
+        "folder": str(settings.root),
+        **counts,
+        "size": f"{size / 2**20:.1f} MiB",
+        "free": f"{free / 2**30:.1f} GiB",
+    }

@@ -68,12 +68,18 @@ def journal(args: argparse.Namespace) -> int:
     if args.json and not args.follow:
         out.as_json([show_record(e) for e in events])
         return 0
-    rows = [{"#": e.sequence, "at": out.when(e.time), "what": e.type, "about": e.subject, "by": e.actor, "reason": e.reason} for e in events]
+    rows = [
+        {"#": e.sequence, "at": out.when(e.time), "what": e.type, "about": e.subject, "by": e.actor, "reason": e.reason}
+        for e in events
+    ]
     out.table(rows, "nothing happened yet")
     if args.follow:
         for event in follow(ws, after=events[-1].sequence if events else args.after, type=args.type):
             if args.json:
                 out.as_json(show_record(event))
             else:
-                out.line(f"{event.sequence:>5}  {out.when(event.time)}  {event.type:<18} {event.subject}  {event.actor}  {event.reason}")
+                out.line(
+                    f"{event.sequence:>5}  {out.when(event.time)}  {event.type:<18} {event.subject}  "
+                    f"{event.actor}  {event.reason}"
+                )
     return 0

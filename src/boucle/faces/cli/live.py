@@ -25,13 +25,19 @@ class Live:
             from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
             self._display = Progress(
-                SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=console(), transient=True
+                SpinnerColumn(),
+                TextColumn("{task.description}"),
+                TimeElapsedColumn(),
+                console=console(),
+                transient=True,
             )
             self._display.start()
         self._tasks: dict[str, Any] = {}
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._display is not None:
             self._display.stop()
 
@@ -44,7 +50,9 @@ class Live:
             case "started":
                 self._began.setdefault(label, time.perf_counter())
                 if self._display is not None and label not in self._tasks:
-                    self._tasks[label] = self._display.add_task(f"{label}  [dim]{_plain(progress.text)}[/dim]", total=None)
+                    self._tasks[label] = self._display.add_task(
+                        f"{label}  [dim]{_plain(progress.text)}[/dim]", total=None
+                    )
             case "printed":
                 for text in progress.text.rstrip().splitlines():
                     self._say(f"  {label:<12} | {text}", "dim")

@@ -16,7 +16,9 @@ def add_models(parser: argparse.ArgumentParser) -> None:
 
 
 def add_show(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("ref", help="model, dataset, service, run, ...: kind:name@version; @{yesterday} shows the stages then")
+    parser.add_argument(
+        "ref", help="model, dataset, service, run, ...: kind:name@version; @{yesterday} shows the stages then"
+    )
     parser.set_defaults(call=show)
 
 
@@ -128,7 +130,9 @@ def show(args: argparse.Namespace) -> int:
         out.table([{k: c.get(k, "") for k in ("name", "type", "kind", "nullable")} for c in columns])
     if verdicts:
         out.line()
-        out.table([{"check": v.check, "status": v.status, "summary": v.summary, "at": out.when(v.created)} for v in verdicts])
+        out.table(
+            [{"check": v.check, "status": v.status, "summary": v.summary, "at": out.when(v.created)} for v in verdicts]
+        )
     if card:
         from rich.markdown import Markdown
 
@@ -183,13 +187,27 @@ def promote(args: argparse.Namespace) -> int:
         outcome = gates.judge_model(ws, model, args.stage)
         rows = [{"condition": c.name, "holds": c.holds, "said": c.said} for c in outcome.conditions]
         if args.json:
-            out.as_json({"model": str(model), "stage": args.stage, "passes": outcome.verdict.status == "pass", "conditions": rows})
+            out.as_json(
+                {
+                    "model": str(model),
+                    "stage": args.stage,
+                    "passes": outcome.verdict.status == "pass",
+                    "conditions": rows,
+                }
+            )
         else:
             out.table(rows, "nothing is asked")
         return 0 if outcome.verdict.status == "pass" else 4
     moved = ledger.advance(ws, args.model, args.stage, reason=args.reason)
     if args.json:
-        out.as_json({"model": str(moved.model), "before": moved.before, "stage": moved.model.stage, "replaced": str(moved.replaced) if moved.replaced else None})
+        out.as_json(
+            {
+                "model": str(moved.model),
+                "before": moved.before,
+                "stage": moved.model.stage,
+                "replaced": str(moved.replaced) if moved.replaced else None,
+            }
+        )
         return 0
     out.line(f"{moved.model.key}: {moved.before} -> {moved.model.stage}", "green")
     if moved.replaced:

@@ -35,21 +35,31 @@ def compare(ws: Workspace, runs: Sequence[Run], file: str) -> None:
         bars += [{"run": label, "metric": n, "value": v} for n, v in run.metrics.items()]
     if not bars and not curves:
         raise Invalid("these runs have no metrics to plot", expected="runs with metrics", fix="boucle runs list")
-    alone = {"labelLimit": 300}
+    drawn: Any
     if curves:
         drawn = (
-            alt.Chart(alt.Data(values=curves))
+            alt.Chart(alt.InlineData(values=curves))
             .mark_line(point=len(curves) < 200)
-            .encode(x="step:Q", y=alt.Y("value:Q", scale=alt.Scale(zero=False)), color="run:N", tooltip=["run:N", "step:Q", "value:Q"])
+            .encode(
+                x="step:Q",
+                y=alt.Y("value:Q", scale=alt.Scale(zero=False)),
+                color="run:N",
+                tooltip=["run:N", "step:Q", "value:Q"],
+            )
             .properties(width=360, height=220)
             .facet("metric:N", columns=2)
             .resolve_scale(y="independent", x="independent")
         )
     else:
         drawn = (
-            alt.Chart(alt.Data(values=bars))
+            alt.Chart(alt.InlineData(values=bars))
             .mark_bar()
-            .encode(x="value:Q", y=alt.Y("run:N", axis=alt.Axis(**alone)), color=alt.Color("run:N", legend=None), tooltip=["run:N", "metric:N", "value:Q"])
+            .encode(
+                x="value:Q",
+                y=alt.Y("run:N", axis=alt.Axis(labelLimit=300)),
+                color=alt.Color("run:N", legend=None),
+                tooltip=["run:N", "metric:N", "value:Q"],
+            )
             .properties(width=300, height=alt.Step(18))
             .facet("metric:N", columns=2)
             .resolve_scale(x="independent")

@@ -42,7 +42,14 @@ def new(args: argparse.Namespace) -> int:
 
     made = begin(args.name, Path(args.source), args.target, Path(args.folder or args.name))
     if args.json:
-        out.as_json({"project": made.project.name, "folder": str(made.project.folder), "files": made.project.files, "dataset": made.dataset.key})
+        out.as_json(
+            {
+                "project": made.project.name,
+                "folder": str(made.project.folder),
+                "files": made.project.files,
+                "dataset": made.dataset.key,
+            }
+        )
         return 0
     out.line(f"{made.project.folder} is ready: {', '.join(made.project.files)}", "green")
     out.line(f"{made.dataset.key}: {made.dataset.rows:,} rows x {len(made.dataset.schema['columns'])} columns")
@@ -75,11 +82,23 @@ def doctor(args: argparse.Namespace) -> int:
     out.line(f"boucle {found['version']} on Python {found['python']}, {found['platform']}", "bold")
     out.line(f"project {found['project']}" + ("" if found["workspace"] else " (no workspace: boucle init)"))
     out.line()
-    out.table([{"setting": s["name"], "value": s["value"], "from": s["origin"], "what": s["help"]} for s in found["settings"]])
+    out.table(
+        [{"setting": s["name"], "value": s["value"], "from": s["origin"], "what": s["help"]} for s in found["settings"]]
+    )
     out.line()
     out.table([{"family": f, "plugins": ", ".join(names)} for f, names in found["plugins"].items()])
     out.line()
-    out.table([{"extra": e["extra"], "installed": e["installed"], "adds": e["adds"], "to get it": "" if e["installed"] else e["command"]} for e in found["extras"]])
+    out.table(
+        [
+            {
+                "extra": e["extra"],
+                "installed": e["installed"],
+                "adds": e["adds"],
+                "to get it": "" if e["installed"] else e["command"],
+            }
+            for e in found["extras"]
+        ]
+    )
     if found["workspace"]:
         out.line()
         out.facts(found["workspace"])
@@ -107,7 +126,10 @@ def fsck(args: argparse.Namespace) -> int:
         for problem in report.problems:
             out.line(f"problem: {problem}", "red")
         counted = ", ".join(f"{n:,} {k}" for k, n in report.counts.items() if n)
-        out.line(f"checked {counted or 'an empty workspace'}: {len(report.problems) or 'no'} problems", "" if report.problems else "green")
+        out.line(
+            f"checked {counted or 'an empty workspace'}: {len(report.problems) or 'no'} problems",
+            "" if report.problems else "green",
+        )
     return Corrupt.exit_code if report.problems else 0
 
 

@@ -23,8 +23,12 @@ def add_run(parser: argparse.ArgumentParser) -> None:
 
 def _pipeline_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("pipeline", nargs="?", default="", help="its name in boucle.toml, or module:function")
-    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="an argument; VALUE is JSON or text")
-    parser.add_argument("--force", action="append", default=[], metavar="STEP", help="run this step anyway; '*' for all")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="an argument; VALUE is JSON or text"
+    )
+    parser.add_argument(
+        "--force", action="append", default=[], metavar="STEP", help="run this step anyway; '*' for all"
+    )
 
 
 def add_runs(parser: argparse.ArgumentParser) -> None:
@@ -32,7 +36,9 @@ def add_runs(parser: argparse.ArgumentParser) -> None:
     listing = verbs.add_parser("list", help="the newest runs")
     listing.add_argument("--name", help="only of this pipeline or run")
     listing.add_argument("--status", help="only in this status")
-    listing.add_argument("--where", action="append", default=[], metavar="CONDITION", help="such as metrics.auc>0.9 or params.depth=3")
+    listing.add_argument(
+        "--where", action="append", default=[], metavar="CONDITION", help="such as metrics.auc>0.9 or params.depth=3"
+    )
     listing.add_argument("--order", default="-started", help="a field, such as -metrics.auc (default -started)")
     listing.add_argument("--limit", type=int, default=20, help="how many (default 20)")
     listing.add_argument("--steps", action="store_true", help="steps of pipelines too")
@@ -100,7 +106,10 @@ def run(args: argparse.Namespace) -> int:
         done = execute(ws, pipeline, arguments, force=frozenset(args.force), listen=live, seed=args.seed)
     result = str(done.result) if isinstance(done.result, Record) else done.result
     if args.json:
-        steps = [{"step": o.label, "status": o.status, "run": o.run, "why": o.why, "seconds": o.seconds} for o in done.outcomes]
+        steps = [
+            {"step": o.label, "status": o.status, "run": o.run, "why": o.why, "seconds": o.seconds}
+            for o in done.outcomes
+        ]
         out.as_json({"run": done.run.id, "status": done.run.status, "steps": steps, "result": result})
         return 0
     seconds = out.took(done.run.ended - done.run.started)
@@ -132,7 +141,7 @@ def runs_list(args: argparse.Namespace) -> int:
         conditions.append(field("name") == args.name)
     if args.status:
         conditions.append(field("status") == args.status)
-    where = None
+    where: Any = None
     for condition in conditions:
         where = condition if where is None else where & condition
     found = runs.find(ws, where, order=[args.order], limit=args.limit, steps=args.steps)
@@ -160,7 +169,9 @@ def runs_show(args: argparse.Namespace) -> int:
     out.facts({k: v for k, v in show_record(found).items() if k not in ("inputs", "outputs", "log")})
     if steps:
         out.line()
-        out.table([{k: v for k, v in _row(s).items() if k in ("name", "status", "seconds", "metrics", "id")} for s in steps])
+        out.table(
+            [{k: v for k, v in _row(s).items() if k in ("name", "status", "seconds", "metrics", "id")} for s in steps]
+        )
     if log:
         out.line()
         out.line(log.rstrip())

@@ -34,7 +34,9 @@ def add_stop(parser: argparse.ArgumentParser) -> None:
 
 def add_predict(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("service", help="name, or name@revision")
-    parser.add_argument("rows", nargs="?", default="-", help="JSON: a row or a list of rows, a file with them, or - for standard input")
+    parser.add_argument(
+        "rows", nargs="?", default="-", help="JSON: a row or a list of rows, a file with them, or - for standard input"
+    )
     parser.set_defaults(call=predict)
 
 
@@ -119,7 +121,9 @@ def predict(args: argparse.Namespace) -> int:
         try:
             text = Path(text).read_text(encoding="utf-8")
         except OSError as error:
-            raise Invalid(f"cannot read {args.rows}: {error.strerror}", expected="JSON, a file with JSON, or -") from error
+            raise Invalid(
+                f"cannot read {args.rows}: {error.strerror}", expected="JSON, a file with JSON, or -"
+            ) from error
     try:
         rows = json.loads(text)
     except ValueError:

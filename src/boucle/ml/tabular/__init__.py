@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from boucle.ml.tabular.evaluate import Evaluation, evaluate, explain
 from boucle.ml.tabular.features import FAMILIES, build, candidates
-from boucle.ml.tabular.fit import Fitted, Score, choose, fit
+from boucle.ml.tabular.fit import Fitted, Scores, choose, fit
 from boucle.ml.tabular.split import Parts, split
 from boucle.ml.tabular.study import Feature, Study, study
 
@@ -17,7 +17,7 @@ __all__ = [
     "Feature",
     "Fitted",
     "Parts",
-    "Score",
+    "Scores",
     "Study",
     "build",
     "candidates",

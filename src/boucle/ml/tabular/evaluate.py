@@ -180,8 +180,8 @@ def explain(study: Study, parts: Parts, candidates: Sequence[Fitted], chosen: Fi
     )
     lines += ["", "## What was tried", "", f"| family | {study.primary}, cross-validated | seconds |", "|---|---|---|"]
     for fitted in candidates:
-        found = fitted.scores.get(study.primary)
-        shown = f"{found.mean:.4g} ± {found.std:.2g}" if found else "-"
+        name, found = study.primary, fitted.scores
+        shown = f"{found.mean(name):.4g} ± {found.std(name):.2g}" if name in found else "-"
         lines.append(f"| {fitted.family} | {shown} | {fitted.seconds:.1f} |")
     lines += ["", chosen.why, *(f"\n{note}" for note in chosen.notes)]
     lines += ["", "## What it is worth", "", "| metric | baseline | model | good is |", "|---|---|---|---|"]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,46 +33,39 @@ _MOST_ROWS = 20_000  # that cross-validation looks at; the final fit has all of 
 
 
 @dataclass(frozen=True, slots=True)
-class Score:
-    """One metric over the folds of a cross-validation."""
+class Scores:
+    """Cross-validated metrics: `folds` maps a metric to its value in each fold."""
 
-    folds: tuple[float, ...]
+    folds: dict[str, tuple[float, ...]]
 
-    @property
-    def mean(self) -> float:
-        return float(np.mean(self.folds))
+    def __contains__(self, metric: object) -> bool:
+        return metric in self.folds
 
-    @property
-    def std(self) -> float:
+    def mean(self, metric: str) -> float:
+        return float(np.mean(self.folds[metric]))
+
+    def std(self, metric: str) -> float:
         """The sample standard deviation; 0 for one fold."""
-        return float(np.std(self.folds, ddof=1)) if len(self.folds) > 1 else 0.0
+        return float(np.std(self.folds[metric], ddof=1)) if len(self.folds[metric]) > 1 else 0.0
 
     def to_json(self) -> dict[str, Any]:
-        return {"mean": self.mean, "std": self.std, "folds": list(self.folds)}
+        return {m: {"mean": self.mean(m), "std": self.std(m), "folds": list(v)} for m, v in self.folds.items()}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Scores:
+        return cls({metric: tuple(found["folds"]) for metric, found in data.items()})
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Fitted:
+class Fitted(NamedTuple):
     """A family fitted on all training rows: the estimator, its cross-validated scores, the wall time of both in
     seconds, remarks in words and, once chosen, why."""
 
     family: str
     estimator: Any
-    scores: dict[str, Score]
+    scores: Scores
     seconds: float
     notes: tuple[str, ...] = ()
     why: str = ""
-
-    def to_json(self) -> dict[str, Any]:
-        """All but the estimator."""
-        scores = {name: found.to_json() for name, found in self.scores.items()}
-        return {
-            "family": self.family,
-            "scores": scores,
-            "seconds": self.seconds,
-            "notes": list(self.notes),
-            "why": self.why,
-        }
 
 
 def inputs(frame: Frame, study: Study) -> pd.DataFrame:
@@ -136,7 +129,7 @@ def fit(family: str, train: Frame, study: Study, *, folds: int = 5, seed: int = 
         model = FixedThresholdClassifier(
             FrozenEstimator(model), threshold=at, pos_label=study.positive, response_method="predict_proba"
         ).fit(features.iloc[:1], target[:1])
-    scores = {name: Score(tuple(values)) for name, values in found.items() if len(values) == len(pairs)}
+    scores = Scores({name: tuple(values) for name, values in found.items() if len(values) == len(pairs)})
     return Fitted(family, model, scores, time.perf_counter() - started, tuple(dict.fromkeys(notes)))
 
 
@@ -192,19 +185,18 @@ def choose(candidates: Sequence[Fitted], study: Study) -> Fitted:
     known = [c for c in candidates if name in c.scores]
     ordered = sorted(known or candidates, key=lambda c: _rank(c.family))
     if not known:
-        return replace(
-            ordered[-1], why=f"{ordered[-1].family} was taken untested: {name} could not be cross-validated."
-        )
+        simple = ordered[:2][-1]  # the simplest that learns anything
+        return simple._replace(why=f"{simple.family} was taken untested: {name} could not be cross-validated.")
     sign = 1 if HIGHER_IS_BETTER[name] else -1
-    best = max(ordered, key=lambda c: sign * c.scores[name].mean)
-    said = ", ".join(f"{c.family} {c.scores[name].mean:.4g}" for c in ordered)
+    best = max(ordered, key=lambda c: sign * c.scores.mean(name))
+    said = ", ".join(f"{c.family} {c.scores.mean(name):.4g}" for c in ordered)
     for simple in ordered[: ordered.index(best)]:
-        gain = sign * (np.array(best.scores[name].folds) - np.array(simple.scores[name].folds))
+        gain = sign * (np.array(best.scores.folds[name]) - np.array(simple.scores.folds[name]))
         error = float(gain.std(ddof=1) / np.sqrt(len(gain))) if len(gain) > 1 else 0.0
         if gain.mean() <= error:
             why = f"{simple.family} is simpler than {best.family} and within one standard error of its {name} ({said})."
-            return replace(simple, why=why)
-    return replace(best, why=f"{best.family} has the best cross-validated {name} ({said}).")
+            return simple._replace(why=why)
+    return best._replace(why=f"{best.family} has the best cross-validated {name} ({said}).")
 
 
 def _rank(family: str) -> int:

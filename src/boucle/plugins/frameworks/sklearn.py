@@ -61,7 +61,14 @@ class SklearnFramework:
 
         tops = {c.__module__.partition(".")[0] for c in type(model).__mro__} - {"builtins", "sklearn", "boucle"}
         owners = metadata.packages_distributions() if tops else {}
-        return ("boucle", "scikit-learn", "skops", "pandas", "numpy", *sorted({n for t in tops for n in owners.get(t, ())}))
+        return (
+            "boucle",
+            "scikit-learn",
+            "skops",
+            "pandas",
+            "numpy",
+            *sorted({n for t in tops for n in owners.get(t, ())}),
+        )
 
 
 class SklearnPredictor:

@@ -92,7 +92,9 @@ class ProcessTarget:
             if "public" in facts:
                 return str(facts["public"])
             if "refused" in facts:
-                raise Unavailable(str(facts["refused"]), expected="a port that is free", fix="choose another with --port")
+                raise Unavailable(
+                    str(facts["refused"]), expected="a port that is free", fix="choose another with --port"
+                )
             time.sleep(POLL_SECONDS)
         raise Unavailable(f"process {handle['pid']} did not open its port within {timeout:g} seconds")
 

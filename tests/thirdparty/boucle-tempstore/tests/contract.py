@@ -2,13 +2,16 @@
 
 import datetime as dt
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 
 from boucle.core.errors import Invalid
 from boucle.core.frames import Frame
+from boucle.ports.check import Check
 from boucle.ports.lookup import lookup, names
 from boucle.ports.store import Store
+from boucle.testing.check import CheckContract
 from boucle.testing.store import StoreContract
 
 
@@ -30,13 +33,25 @@ def test_it_stands_beside_the_ones_that_came_with_boucle() -> None:
     assert "weekdays" in names("check")
 
 
-def test_weekends_are_found() -> None:
+FRIDAY, SATURDAY = dt.date(2026, 11, 20), dt.date(2026, 11, 21)
+
+
+class TestWeekdays(CheckContract):
+    options = MappingProxyType({"column": "day"})
+    good = MappingProxyType({"day": [FRIDAY, None]})
+    bad = MappingProxyType({"day": [FRIDAY, SATURDAY]})
+
+    def check(self) -> Check:
+        check: Check = lookup("check", "weekdays")()
+        return check
+
+
+def test_weekends_are_counted() -> None:
     check = lookup("check", "weekdays")()
-    friday, saturday = dt.date(2026, 11, 20), dt.date(2026, 11, 21)
-    frame = Frame.of({"day": [friday, saturday, None, saturday], "n": [1, 2, 3, 4]})
+    frame = Frame.of({"day": [FRIDAY, SATURDAY, None, SATURDAY], "n": [1, 2, 3, 4]})
     finding = check.run(frame, {"column": "day"})
     assert (finding.status, finding.evidence) == ("fail", {"weekends": 2, "rows": 3})
-    assert check.run(Frame.of({"day": [friday]}), {"column": "day"}).status == "pass"
+    assert check.run(Frame.of({"day": [FRIDAY]}), {"column": "day"}).status == "pass"
     for options in ({}, {"column": "nothing"}, {"column": "n"}, {"column": "day", "else": 1}):
         with pytest.raises(Invalid):
             check.run(frame, options)

@@ -56,15 +56,14 @@ class Question:
     driver: int | None = None
 
     def term(self, path: str) -> Term:
-        check_path(self.table.kind, path)
-        head, _, rest = path.partition(".")
-        if head == "key":
-            return Term(Sql("r.key"), "text", False, indexed=True)
-        column = self.table.columns[head]
-        if column.kept != "json":
-            type_: Literal["text", "number"] = "text" if column.kept == "text" else "number"
-            return Term(Sql(f'r."{head}"'), type_, column.optional, sparse(column), column.searchable)
-        if not column.searchable:
+        known: Term | None = self.table.terms.get(path)
+        if known is not None:
+            return known
+        head, rest = check_path(self.table.kind, path)
+        if not rest:
+            term = self.table.terms[path] = _scalar(self.table, head)
+            return term
+        if not self.table.columns[head].searchable:
             return Term(Sql(f'json_value(r."{head}", ?)', (rest,)), "any", True)
         number = self.name_number((self.table.kind.KIND, head, rest))
         if number is None:
@@ -121,6 +120,14 @@ class Question:
             else:  # the same again, in a form that an index understands
                 result = joined(" AND ", [Sql(f"{text} {sign}= ?", (*values, value)), result], "1")
         return result
+
+
+def _scalar(table: Table[Any], name: str) -> Term:
+    if name == "key":
+        return Term(Sql("r.key"), "text", False, indexed=True)
+    column = table.columns[name]
+    type_: Literal["text", "number"] = "text" if column.kept == "text" else "number"
+    return Term(Sql(f'r."{name}"'), type_, column.optional, sparse(column), column.searchable)
 
 
 def joined(word: str, parts: Sequence[Sql], empty: str) -> Sql:

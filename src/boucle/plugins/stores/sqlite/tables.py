@@ -45,7 +45,7 @@ class Table(Generic[R]):
 
     __slots__ = (
         "adds", "columns", "decode", "dicts", "encode", "inserts",
-        "kind", "name", "number", "puts", "selects", "updates",
+        "kind", "name", "number", "puts", "selects", "terms", "updates",
     )  # fmt: skip
 
     def __init__(self, kind: type[R]) -> None:
@@ -55,6 +55,7 @@ class Table(Generic[R]):
         self.columns = {c.name: c for c in shape.columns}
         self.dicts = tuple(shape.columns[i].name for i in shape.searchable_dicts)
         self.encode, self.decode = shape.encode, shape.decode
+        self.terms: dict[str, Any] = {}  # what `queries` has made of the scalar fields
         quoted = [f'"{name}"' for name in self.columns]
         self.selects = ", ".join(f"r.{q}" for q in quoted)
         insert = f'INSERT INTO "{self.name}" (key, {", ".join(quoted)}) VALUES (?{", ?" * len(quoted)})'
@@ -204,6 +205,7 @@ def check_version(version: int) -> None:
 def _use_wal(connection: sqlite3.Connection, patience: float) -> None:
     # The switch needs the file for itself and, unlike a write, does not wait for it when others open it as well.
     until = time.monotonic() + patience
+    connection.execute("PRAGMA page_size = 2048")  # measured: small commits cost a sixth less than with 4096
     while True:
         try:
             connection.execute("PRAGMA journal_mode = WAL")
