@@ -9,6 +9,7 @@ import contextlib
 import io
 import json
 import linecache
+import os
 import sys
 import traceback
 
@@ -16,6 +17,7 @@ import traceback
 def main() -> None:
     answers = sys.stdout
     module = sys.modules["__main__"]
+    sys.path[0] = os.getcwd()
     del module.__file__  # nothing that is typed in has one
     for line in sys.stdin:
         block = json.loads(line)

@@ -136,12 +136,10 @@ class Lookup:
             return None, "it is marked cache=False"
         if step.name in self.force or "*" in self.force:
             return None, "it was asked for with --force"
-        found = self.ws.store.find(
-            Run, (column("cache_key") == key) & (column("status") == "finished"), order=["-started"], limit=1
-        )
+        found = [r for r in self.ws.store.find(Run, column("cache_key") == key) if r.status == "finished"]
         if not found:
             return None, ""
-        run = found[0]
+        run = max(found, key=lambda r: r.started)
         for asked, digest in run.reads.items():
             if _current(self.ws, asked) != digest:
                 return None, f"{asked.removeprefix('file:')}, which it reads, has changed"

@@ -71,22 +71,21 @@ def _without_credentials(url: str) -> str:
     return f"{scheme}{sep}{rest.rpartition('@')[2]}" if sep else url
 
 
-_known: WeakKeyDictionary[Store, dict[tuple[object, ...], Code]] = WeakKeyDictionary()
+_running: WeakKeyDictionary[Store, Code] = WeakKeyDictionary()
+
+
+def of_program(ws: Workspace) -> Code:
+    """The code of the program that is running, as it was when this was first asked: the least that is known of a plain
+    run, looked at once."""
+    if ws.store not in _running:
+        path = getattr(sys.modules.get("__main__"), "__file__", None)
+        files = {"__main__": str(Path(path).resolve())} if path and Path(path).is_file() else {}
+        _running[ws.store] = keep(ws, Path(files["__main__"]).name if files else "interactive", files)
+    return _running[ws.store]
 
 
 def keep(ws: Workspace, entry: str, files: Mapping[str, str]) -> Code:
     """Store code: `files` maps module names to source paths. Returns the record; the same code is one record."""
-    # A program that tracks many runs should not read its own source for each.
-    found = [(m, Path(p)) for m, p in sorted(files.items())]
-    states = tuple((m, p, (state := p.stat()).st_mtime_ns, state.st_size) for m, p in found if p.is_file())
-    known = _known.setdefault(ws.store, {})
-    seen = (entry, states)
-    if seen not in known:
-        known[seen] = _keep(ws, entry, files)
-    return known[seen]
-
-
-def _keep(ws: Workspace, entry: str, files: Mapping[str, str]) -> Code:
     state = checkout(ws.project)
     sources = {}
     for module, path in sorted(files.items()):
@@ -111,12 +110,6 @@ def _keep(ws: Workspace, entry: str, files: Mapping[str, str]) -> Code:
     if known is None:
         ws.store.put(code)
     return known or code
-
-
-def main_files() -> dict[str, str]:
-    """The program that is running, as the least that is known of the code of a plain run."""
-    path = getattr(sys.modules.get("__main__"), "__file__", None)
-    return {"__main__": str(Path(path).resolve())} if path and Path(path).is_file() else {}
 
 
 def _relative(path: Path, project: Path) -> str:

@@ -245,7 +245,7 @@ def track(
     >>> with boucle.track(ws, "by-hand", params={"depth": 3}) as run:
     ...     run.log_metric("auc", 0.93)
     """
-    code = codes.keep(ws, _entry(), codes.main_files())
+    code = codes.of_program(ws)
     run = start(ws, name, code=code.digest, seed=seed)
     run.link("ran", str(code))
     parent = lineage.current_run()
@@ -264,11 +264,6 @@ def track(
         run.finish()
     finally:
         lineage.active.reset(token)
-
-
-def _entry() -> str:
-    files = codes.main_files()
-    return Path(files["__main__"]).name if files else "interactive"
 
 
 def _said(error: BaseException) -> str:

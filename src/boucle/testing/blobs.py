@@ -21,7 +21,7 @@ class BlobsContract:
 
     def make(self, tmp_path: Path) -> Blobs:
         """A new, empty place; for a `durable` one, the same place again for the same path."""
-        raise AssertionError("give the blobs to test")
+        raise AssertionError(f"give the blobs to test, for {tmp_path}")
 
     def damage(self, blobs: Blobs, digest: str) -> bool:  # noqa: ARG002  for those who override it
         """Change a stored byte behind the back of `blobs`; False where that cannot be done."""

@@ -19,7 +19,7 @@ class ChannelContract:
 
     def make(self, tmp_path: Path) -> Channel:
         """A channel on which nothing was sent yet."""
-        raise AssertionError("give the channel to test")
+        raise AssertionError(f"give the channel to test, for {tmp_path}")
 
     def received(self) -> list[dict[str, Any]]:
         """What has arrived at the other side, oldest first, as the fields of `Message`."""

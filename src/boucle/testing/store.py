@@ -130,7 +130,7 @@ class StoreContract:
 
     def make(self, tmp_path: Path) -> Store:
         """A new, empty store; for a `durable` one, the same store again for the same path."""
-        raise AssertionError("give the store to test")
+        raise AssertionError(f"give the store to test, for {tmp_path}")
 
     @pytest.fixture
     def store(self, tmp_path: Path) -> Iterator[Store]:

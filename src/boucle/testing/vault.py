@@ -17,7 +17,7 @@ class VaultContract:
 
     def make(self, tmp_path: Path, secrets: dict[str, str]) -> Vault:
         """A vault that holds these secrets and no others."""
-        raise AssertionError("give the vault to test")
+        raise AssertionError(f"give the vault to test, for {tmp_path}, with {list(secrets)}")
 
     @pytest.fixture
     def vault(self, tmp_path: Path) -> Vault:

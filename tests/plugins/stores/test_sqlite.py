@@ -631,6 +631,41 @@ def test_a_kind_the_store_does_not_keep_is_refused(tmp_path: Path) -> None:
     store.close()
 
 
+def test_what_sqlite_cannot_bind_is_refused(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "store.db")
+    for edge in (Edge("\ud800", "used", "b"), Edge(None, "used", "b"), Edge(object(), "used", "b")):  # type: ignore[arg-type]
+        with pytest.raises(Invalid):
+            store.link(Edge("run:a", "used", "dataset:b"), edge)
+    with pytest.raises(Invalid):
+        store.events(after=2**70)
+    with pytest.raises(Invalid):
+        store.get(Run, "\ud800")
+    assert store.edges() == []
+    store.put(sample_run(1, outputs={"o": 1}))
+    store._link().execute("UPDATE runs SET outputs = '{'")
+    with pytest.raises(Corrupt):
+        store.find(Run, field("outputs.o") == 1)
+    store.close()
+
+
+def test_reading_in_two_parts_sees_one_state(tmp_path: Path) -> None:
+    store, other = SqliteStore(tmp_path / "store.db"), SqliteStore(tmp_path / "store.db")
+    store.put(*(sample_run(i, metrics={"m": 1.0} if i else {}) for i in range(4)))
+    asked: list[str] = []
+
+    def meddle(text: str) -> None:
+        asked.append(text)
+        if text.startswith("SELECT r.") and "IS NULL" in text:
+            other.put(sample_run(3, metrics={}))  # it was listed as one that has the metric
+
+    store._link().connection.set_trace_callback(meddle)
+    assert [r.id for r in store.find(Run, order=["metrics.m"], limit=9)] == ["run0001", "run0002", "run0003", "run0000"]
+    assert any("IS NULL" in text for text in asked)
+    assert other.get(Run, "run0003") == sample_run(3, metrics={})
+    store.close()
+    other.close()
+
+
 def test_adding_twice_from_two_stores_is_a_conflict(tmp_path: Path) -> None:
     first, second = SqliteStore(tmp_path / "store.db"), SqliteStore(tmp_path / "store.db")
     first.add(sample_run(1))

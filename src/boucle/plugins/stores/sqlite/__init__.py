@@ -92,6 +92,18 @@ class _Link:
             self.known.update(self.new)
             self.new.clear()
 
+    @contextlib.contextmanager
+    def one_view(self) -> Iterator[None]:
+        """Several reads of the same state, whatever others write meanwhile."""
+        if self.connection.in_transaction:
+            yield
+            return
+        self.execute("BEGIN")
+        try:
+            yield
+        finally:
+            self.execute("ROLLBACK")
+
     def __del__(self) -> None:
         if self.pid == os.getpid():
             self.connection.close()
@@ -100,6 +112,7 @@ class _Link:
 
 
 _inherited: list[sqlite3.Connection] = []
+_NOTHING = contextlib.nullcontext()
 
 
 def _explained(
@@ -112,6 +125,8 @@ def _explained(
             return method(self, *args, **kwargs)
         except sqlite3.Error as error:
             raise explain(error, self.path) from error
+        except (UnicodeEncodeError, OverflowError) as error:
+            raise Invalid(str(error), expected="text without lone surrogates, integers of at most 64 bits") from error
 
     functools.update_wrapper(call, method)
     return call
@@ -134,6 +149,10 @@ def explain(error: sqlite3.Error, path: Path) -> BoucleError:
         return Unavailable(what, expected=f"other writers to end within {PATIENCE:g} seconds", fix="try again")
     if code in (sqlite3.SQLITE_TOOBIG, sqlite3.SQLITE_RANGE) or "too many SQL variables" in str(error):
         return Invalid(what, expected="less in one record or question")
+    if code in (sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH) or "binding" in str(error):
+        return Invalid(what, expected="values of the types that the records declare")
+    if "user-defined function" in str(error):
+        return Corrupt(what, expected="JSON that parses", fix="boucle check names the record")
     return Unavailable(what, expected="a disk that answers", fix="boucle check")
 
 
@@ -215,12 +234,13 @@ class SqliteStore:
         table = self._table(kind)
         link = self._link()
         question = Question(table, functools.partial(self._number, link), conjuncts(where), tuple(order), after)
+        reads = plan(question, table.selects, limit is not None, functools.partial(_none, link))
         rows: list[tuple[Any, ...]] = []
-        for read in plan(question, table.selects, limit is not None, functools.partial(_none, link)):
-            if limit is None:
-                rows += link.execute(read.text, read.values).fetchall()
-            elif len(rows) < limit:
-                rows += link.execute(read.text + " LIMIT ?", (*read.values, limit - len(rows))).fetchall()
+        with link.one_view() if len(reads) > 1 else _NOTHING:
+            for read in reads:
+                left = -1 if limit is None else limit - len(rows)
+                if left:
+                    rows += link.execute(f"{read.text} LIMIT ?", (*read.values, left)).fetchall()
         decode = table.decode
         return [decode(row) for row in rows]
 

@@ -246,7 +246,11 @@ def _add_missing(connection: sqlite3.Connection, tables: list[Table[Any]], known
 
 
 def _index_dicts(connection: sqlite3.Connection, table: Table[Any], field: str) -> None:
-    """Fill `attributes` for a `dict` field that has become searchable."""
+    """Fill `attributes` for a `dict` field that has become searchable, maybe not for the first time."""
+    connection.execute(
+        "DELETE FROM attributes WHERE name IN (SELECT number FROM attribute_names WHERE kind = ? AND field = ?)",
+        (table.kind.KIND, field),
+    )
     query = f'SELECT {table.number}, "{field}" FROM "{table.name}" WHERE "{field}" <> \'{{}}\''
     for number, text in connection.execute(query).fetchall():
         for name, value in from_json(text).items():
