@@ -115,6 +115,9 @@ class Workspace:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
+    def __reduce__(self) -> tuple[type[Self], tuple[Settings]]:
+        return type(self), (self.settings,)  # another process opens its own handles
+
     def __repr__(self) -> str:
         return f"<Workspace {self.project}>"
 

@@ -31,7 +31,7 @@ import boucle
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
-PATIENCE = 120.0  # seconds for one command
+PATIENCE = 60.0  # seconds for one command
 MOST_NOT_RUN = 8  # blocks of all pages
 
 _BLOCK = re.compile(
@@ -120,7 +120,7 @@ class Shell:
 
     def run(self, command: str) -> tuple[int, str]:
         """Its exit status and what it printed."""
-        mark = f"--{secrets.token_hex(8)}--"
+        mark = f"<{secrets.token_hex(8)}>"
         script = f"{{ {command}\n}} </dev/null\n__status=$?; printf '{mark}%s\\n' $__status; (exit $__status)\n"
         assert self._process.stdin and self._process.stdout
         self._process.stdin.write(script.encode())

@@ -10,6 +10,8 @@ edited since it was imported.
 from __future__ import annotations
 
 import builtins
+import copyreg
+import dataclasses
 import dis
 import enum
 import functools
@@ -26,6 +28,8 @@ from typing import Any
 
 from blake3 import blake3
 
+from boucle.core.errors import Invalid
+
 _LIBRARY = tuple(
     {
         str(Path(p).resolve())
@@ -36,7 +40,6 @@ _LIBRARY = tuple(
     }
 )
 _OWN = "boucle"  # counts as a library, also when it is installed from a checkout
-_DEEPEST = 24  # nesting of plain values; past it something is self-referring in a way `seen` does not catch
 
 
 @dataclass(slots=True)
@@ -76,62 +79,58 @@ class Reached:
         return {**self.parts, **{f"package {k}": v for k, v in self.packages.items()}}
 
 
-def reach(function: Callable[..., Any]) -> Reached:
-    """Walk a function or a class. Objects with `__wrapped__` count with the function they wrap."""
+def reach(thing: Any) -> Reached:
+    """Walk a function or class, or whatever code a value holds. Raises `Invalid` for what is nested too deep."""
     walk = _Walk()
-    if isinstance(function, type):
-        walk.klass(function)
-    else:
-        walk.function(inspect.unwrap(function))
+    walk.all(thing)
     return walk.reached
 
 
 def value_digest(value: Any) -> str:
-    """The digest of a plain value (numbers, text, containers, dataclasses, arrays); the same for equal content."""
-    return _Walk().value(value, 0)
+    """The digest of a value: the same for equal content, whatever process asks. The user's own code that the value holds
+    (functions, classes of its instances) counts with all that it reaches."""
+    walk = _Walk()
+    digest = walk.all(value)
+    return (
+        digest
+        if not (walk.reached.parts or walk.reached.packages)
+        else _hash(digest.encode(), walk.reached.digest.encode())
+    )
 
 
 class _Walk:
     def __init__(self) -> None:
         self.reached = Reached()
-        self.seen: set[int] = set()
-        self.keep: list[Any] = []  # ids stay unique only while their objects live
+        self.named: dict[str, set[str]] = {}
+        self.known: dict[int, str] = {}
+        self.kept: list[Any] = []  # ids stay unique only while their objects live
 
-    def once(self, thing: Any) -> bool:
-        if id(thing) in self.seen:
-            return False
-        self.seen.add(id(thing))
-        self.keep.append(thing)
-        return True
+    def all(self, thing: Any) -> str:
+        try:
+            return _hash(self.piece(thing))
+        except RecursionError:
+            raise Invalid(
+                f"a {type(thing).__qualname__} is nested too deep to tell whether it changed",
+                expected="less than about 200 levels",
+                fix="keep it flat, or in a file that the step reads",
+            ) from None
 
-    def function(self, function: Any) -> None:
-        if not isinstance(function, types.FunctionType):
-            call = getattr(type(function), "__call__", None)
-            if isinstance(call, types.FunctionType) and not _is_library(call.__module__):
-                self.function(call)
-                self.part("value", f"{type(function).__module__}:{type(function).__qualname__}", function)
-            else:
-                self.name(function, getattr(function, "__qualname__", type(function).__qualname__), "")
-            return
-        if not self.once(function):
-            return
-        name = f"{function.__module__}:{function.__qualname__}"
-        self.source(function.__module__, function.__code__.co_filename)
-        hasher = blake3(_code_bytes(function.__code__, function.__doc__))
-        hasher.update(repr(sorted((k, str(v)) for k, v in function.__annotations__.items())).encode())
-        for default in (*(function.__defaults__ or ()), *sorted((function.__kwdefaults__ or {}).items())):
-            hasher.update(self.value(default, 0).encode())
-        self.reached.parts[f"def {name}"] = hasher.hexdigest()
-        for chain in _global_chains(function.__code__):
-            self.chain(chain, function.__globals__, function.__module__)
-        for module, names in _imports(function.__code__):
-            self.imported(module, names, function.__globals__.get("__package__") or "")
-        for variable, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
-            try:
-                content = cell.cell_contents
-            except ValueError:  # not filled yet: a function that refers to itself
-                continue
-            self.name(content, variable, f"{name}.<closure>")
+    def once(self, thing: Any, digest: Callable[[Any], str]) -> str:
+        """A digest that is computed once per object; what refers to itself finds a mark instead of an end."""
+        known = self.known.get(id(thing))
+        if known is None:
+            self.kept.append(thing)
+            self.known[id(thing)] = "itself"
+            known = self.known[id(thing)] = digest(thing)
+        return known
+
+    def put(self, part: str, digest: str) -> None:
+        """Several things may have one name, such as lambdas, or functions made by a function: then the part is all."""
+        digests = self.named.setdefault(part, set())
+        digests.add(digest)
+        self.reached.parts[part] = digest if len(digests) == 1 else _hash(*(d.encode() for d in sorted(digests)))
+
+    # --- names in code ------------------------------------------------------------------------------------------------
 
     def chain(self, chain: tuple[str, ...], globals_: Mapping[str, Any], module: str) -> None:
         """Follow `a.b.c` as far as it leads through the user's modules."""
@@ -141,18 +140,29 @@ class _Walk:
         elif hasattr(builtins, head):
             return
         else:
-            self.reached.parts[f"value {module}:{head}"] = "undefined"
+            self.put(f"value {module}:{head}", "undefined")
             return
         while isinstance(value, types.ModuleType) and rest and not _is_library(value.__name__):
-            self.source(value.__name__, getattr(value, "__file__", None) or "")
+            self.source(value.__name__)
             where, label = value.__name__, rest.pop(0)
             if not hasattr(value, label):
-                self.reached.parts[f"value {where}:{label}"] = "undefined"
+                self.put(f"value {where}:{label}", "undefined")
                 return
             value = getattr(value, label)
         self.name(value, label, where)
 
+    def name(self, value: Any, label: str, module: str) -> None:
+        """A value that code names: walk into what is the user's own, take the version of what is a library's."""
+        if _is_marker(value):
+            return
+        digest = self.piece(value)
+        if not isinstance(value, _CODE) and not (_wraps(value) and _is_library(type(value).__module__)):
+            self.put(f"value {module}:{label}", _hash(digest))
+        elif (getattr(value, "__module__", ""), getattr(value, "__qualname__", "")) != (module, label):
+            self.put(f"name {module}:{label}", _hash(digest))  # another thing may get this name later
+
     def imported(self, module: str, names: tuple[str, ...], package: str) -> None:
+        """An import inside a function. The user's own modules are imported now, to see what lies behind them."""
         try:
             full = importlib.util.resolve_name(module, package) if module.startswith(".") else module
         except ImportError:
@@ -160,167 +170,233 @@ class _Walk:
         if _is_library(full):
             self.package(full)
             return
-        loaded = sys.modules.get(full)
-        if loaded is not None:
-            for name in names or ():
-                if hasattr(loaded, name):
-                    self.name(getattr(loaded, name), name, full)
-            if not names:
-                self.whole_file(full, getattr(loaded, "__file__", None))
-            return
-        try:
-            spec = importlib.util.find_spec(full)
-        except (ImportError, ValueError):
-            spec = None
-        if spec is not None:
-            self.whole_file(full, spec.origin)
+        loaded = _imported(full)
+        if loaded is None:
+            self.put(f"module {full}", "absent")
+        elif not names:
+            self.piece(loaded)
+        for name in names if loaded is not None else ():
+            found = getattr(loaded, name, None)
+            if found is None:
+                found = _imported(f"{full}.{name}") or loaded  # `import a.b as c` asks a.b for b
+            self.name(found, name, full)
 
-    def whole_file(self, module: str, path: str | None) -> None:
-        if path and Path(path).is_file():
-            self.source(module, path)
-            self.reached.parts[f"module {module}"] = blake3(Path(path).read_bytes()).hexdigest()
+    # --- things of the user -------------------------------------------------------------------------------------------
 
-    def name(self, value: Any, label: str, module: str) -> None:
-        """A value that code names: walk into what is the user's own, take the version of what is a library's."""
-        value = inspect.unwrap(value) if callable(value) and hasattr(value, "__wrapped__") else value
+    def piece(self, value: Any) -> bytes:
+        """What stands for a value in the hash of what holds it: type first, so that 1, 1.0, True and "1" differ."""
+        kind = type(value)
+        if value is None or kind in _PLAIN:
+            return f"{kind.__name__}\0{value!r}".encode()
+        if kind is bytes:
+            return b"bytes\0" + bytes(value)
+        return self.once(value, self.compound).encode()
+
+    def compound(self, value: Any) -> str:
+        kind = type(value)
+        head = f"{kind.__module__}.{kind.__qualname__}".encode()
+        if kind in (list, tuple):
+            return _hash(head, *map(self.piece, value))
+        if kind in (dict, types.MappingProxyType):  # in its order, for who goes over a mapping sees it
+            return _hash(head, *(self.piece(x) for pair in value.items() for x in pair))
+        if isinstance(value, set | frozenset):
+            return _hash(head, *sorted(map(self.piece, value)))
+        if isinstance(value, types.FunctionType):
+            return self.function(value)
+        if isinstance(value, type):
+            return self.klass(value)
         if isinstance(value, types.ModuleType):
-            if _is_library(value.__name__):
-                self.package(value.__name__)
-            else:
-                self.whole_file(value.__name__, getattr(value, "__file__", None))
-        elif isinstance(value, types.FunctionType):
-            if _is_library(value.__module__):
-                self.package(value.__module__)
-            else:
-                self.function(value)
-        elif isinstance(value, type):
-            self.klass(value)
-        elif isinstance(value, types.BuiltinFunctionType | types.MethodType | functools.partial):
-            self.callable(value)
-        elif _is_marker(value):
-            return
-        else:
-            self.part("value", f"{module}:{label}", value)
+            return self.module(value)
+        if isinstance(value, types.MethodType):
+            return _hash(head, self.piece(value.__func__), self.piece(value.__self__))
+        if kind is functools.partial:
+            return _hash(head, *map(self.piece, (value.func, value.args, value.keywords)))
+        if isinstance(value, types.BuiltinFunctionType):
+            self.package(value.__module__ or "")
+            return _hash(head, f"{value.__module__}:{value.__qualname__}".encode())
+        if _wraps(value) and _is_library(kind.__module__):
+            self.package(kind.__module__)
+            return _hash(head, self.piece(value.__wrapped__))
+        if isinstance(value, enum.Enum):
+            self.piece(kind)
+            return _hash(head, value.name.encode())
+        if kind.__module__ == "numpy" and hasattr(value, "tobytes"):
+            return self.array(value)
+        return self.instance(value)
 
-    def callable(self, value: Any) -> None:
-        if isinstance(value, functools.partial):
-            self.name(value.func, getattr(value.func, "__qualname__", "partial"), "")
-            self.part("value", f"partial:{getattr(value.func, '__qualname__', '?')}", (value.args, value.keywords))
-        elif isinstance(value, types.MethodType):
-            self.name(value.__func__, value.__func__.__qualname__, "")
-            self.value(value.__self__, 0)
-        elif getattr(value, "__module__", None):
-            self.package(value.__module__)
+    def function(self, function: types.FunctionType) -> str:
+        module = _home(function)
+        name = f"{function.__module__}:{function.__qualname__}"
+        if _is_library(module):
+            self.package(module)
+            # A library's decorator may hold what is the user's.
+            return _hash(name.encode(), *(self.piece(v) for v in _held(function)))
+        self.source(module, function.__code__.co_filename)
+        hasher = blake3(_code_digest(function.__code__))
+        hasher.update(repr(sorted((k, str(v)) for k, v in function.__annotations__.items())).encode())
+        defaults = (*(function.__defaults__ or ()), *sorted((function.__kwdefaults__ or {}).items()))
+        hasher.update(_hash(*map(self.piece, defaults)).encode())
+        own = str(hasher.hexdigest())
+        self.put(f"def {name}", own)
+        for chain in _global_chains(function.__code__):
+            self.chain(chain, function.__globals__, module)
+        for imported, names in _imports(function.__code__):
+            self.imported(imported, names, function.__globals__.get("__package__") or "")
+        closure = []
+        for variable, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+            try:
+                content = cell.cell_contents
+            except ValueError:  # not filled yet
+                continue
+            if not _is_marker(content):
+                closure.append(self.piece(content))
+                self.put(f"value {name}.<closure>:{variable}", _hash(closure[-1]))
+        return _hash(own.encode(), *closure)
 
-    def klass(self, cls: type) -> None:
+    def klass(self, cls: type) -> str:
+        name = f"{cls.__module__}:{cls.__qualname__}"
         if _is_library(cls.__module__):
             self.package(cls.__module__)
-            return
-        if not self.once(cls):
-            return
-        name = f"{cls.__module__}:{cls.__qualname__}"
-        self.source(cls.__module__, getattr(sys.modules.get(cls.__module__), "__file__", None) or "")
-        hasher = blake3()
-        for base in cls.__bases__:
-            self.klass(base)
-            hasher.update(base.__qualname__.encode())
+            return _hash(name.encode())
+        self.source(cls.__module__)
+        pieces = [name.encode(), *(self.piece(base) for base in cls.__bases__), self.piece(type(cls))]
+        if issubclass(cls, enum.Enum):
+            pieces += [self.piece((n, m.value)) for n, m in cls.__members__.items()]
+        for f in vars(cls).get("__dataclass_fields__", {}).values():
+            # Defaults made by a factory, and all defaults of a class with slots, are found nowhere else.
+            given = [None if v is dataclasses.MISSING else v for v in (f.default, f.default_factory)]
+            pieces.append(self.piece((f.name, *given, f.init, f.compare, f.kw_only)))
         for key, member in sorted(vars(cls).items()):
+            if (
+                key in _CLASS_NOISE
+                or isinstance(member, _DESCRIPTORS)
+                or (key in _ENUM_NOISE and issubclass(cls, enum.Enum))
+            ):
+                continue
             plain = getattr(member, "__func__", member)
             if isinstance(member, property):
-                for part in (member.fget, member.fset, member.fdel):
-                    if part is not None:
-                        self.name(part, key, name)
-            elif isinstance(plain, types.FunctionType):
-                # Methods that dataclasses and NamedTuples generate are made of the fields, which count below.
-                if plain.__code__.co_filename == "<string>" or plain.__module__ != cls.__module__:
-                    continue
-                self.function(plain)
-            elif key not in _CLASS_NOISE and not isinstance(
-                plain, types.MemberDescriptorType | types.GetSetDescriptorType
-            ):
-                hasher.update(key.encode() + self.value(plain, 1).encode())
-        hasher.update(repr(sorted((k, str(v)) for k, v in cls.__dict__.get("__annotations__", {}).items())).encode())
-        self.reached.parts[f"class {name}"] = hasher.hexdigest()
+                pieces += [key.encode(), *(self.piece(part) for part in (member.fget, member.fset, member.fdel))]
+            elif isinstance(plain, types.FunctionType) and plain.__code__.co_filename == "<string>":
+                continue  # what dataclasses and NamedTuples generate is made of the fields
+            elif not (isinstance(member, enum.Enum) and type(member) is cls):
+                pieces += [key.encode(), self.piece(plain)]
+        pieces.append(repr(sorted((k, str(v)) for k, v in vars(cls).get("__annotations__", {}).items())).encode())
+        digest = _hash(*pieces)
+        self.put(f"class {name}", digest)
+        return digest
 
-    def part(self, what: str, name: str, value: Any) -> None:
-        self.reached.parts[f"{what} {name}"] = self.value(value, 0)
+    def module(self, module: types.ModuleType) -> str:
+        """A module that code holds as a whole: its file, and all that its names lead to."""
+        name = module.__name__
+        if _is_library(name):
+            self.package(name)
+        else:
+            self.source(name)
+            path = Path(getattr(module, "__file__", None) or "")
+            if path.is_file():
+                self.put(f"module {name}", _hash(path.read_bytes()))
+            for label, value in sorted(vars(module).items()):
+                if not label.startswith("__"):
+                    self.name(value, label, name)
+        return _hash(name.encode())
+
+    def array(self, value: Any) -> str:
+        """A NumPy array or scalar."""
+        head = f"{type(value).__name__} {value.dtype} {value.shape}".encode()
+        return _hash(head, self.piece(value.tolist()) if value.dtype.hasobject else value.tobytes())
+
+    def instance(self, value: Any) -> str:
+        cls = type(value)
+        pieces = [self.piece(cls)]
+        if cls.__module__ not in ("logging", "_thread", "threading", "_io"):
+            state = _state(value)
+            if state is None:
+                self.reached.opaque.append(f"{cls.__module__}.{cls.__qualname__}")
+            else:
+                pieces.append(self.piece(state))
+        return _hash(*pieces)
+
+    # --- libraries and files ------------------------------------------------------------------------------------------
 
     def package(self, module: str) -> None:
         top = module.partition(".")[0]
         if top and top not in self.reached.packages and top not in sys.stdlib_module_names and top != "builtins":
             self.reached.packages[top] = package_version(top)
 
-    def source(self, module: str, path: str) -> None:
-        if path and not path.startswith("<") and module not in self.reached.files:
-            self.reached.files[module] = path
+    def source(self, module: str, otherwise: str = "") -> None:
+        if module not in self.reached.files:
+            path = getattr(sys.modules.get(module), "__file__", None) or otherwise
+            if path and not path.startswith("<"):
+                self.reached.files[module] = path
 
-    def value(self, value: Any, depth: int) -> str:
-        hasher = blake3()
-        self.feed(value, hasher, depth)
-        return hasher.hexdigest()
 
-    def feed(self, value: Any, hasher: Any, depth: int) -> None:
-        """Put a value into a hash, type first, so that 1, 1.0, True and "1" differ."""
-        kind = type(value)
-        hasher.update(kind.__qualname__.encode() + b"\0")
-        if value is None or kind in (bool, int, float, complex, str, range, slice) or value is ...:
-            hasher.update(repr(value).encode())
-        elif kind in (bytes, bytearray):
-            hasher.update(bytes(value))
-        elif kind in (list, tuple):
-            self.items(value, hasher, depth)
-        elif kind in (set, frozenset):
-            self.items(sorted(self.value(v, depth + 1) for v in value), hasher, depth)
-        elif isinstance(value, enum.Enum):
-            self.klass(kind)
-            hasher.update(value.name.encode())
-        elif isinstance(value, Mapping):
-            self.items(
-                sorted((self.value(k, depth + 1), self.value(v, depth + 1)) for k, v in value.items()), hasher, depth
-            )
-        elif isinstance(value, types.FunctionType | type | types.ModuleType | functools.partial | types.MethodType):
-            self.name(
-                value, getattr(value, "__qualname__", getattr(value, "__name__", "")), getattr(value, "__module__", "")
-            )
-            hasher.update(getattr(value, "__qualname__", getattr(value, "__name__", "")).encode())
-        elif kind.__module__ == "numpy" and hasattr(value, "tobytes"):
-            if getattr(value, "dtype", None) is not None and value.dtype.hasobject:
-                self.feed(value.tolist(), hasher, depth + 1)
-            else:
-                hasher.update(f"{getattr(value, 'dtype', '')}{getattr(value, 'shape', '')}".encode() + value.tobytes())
-        else:
-            self.instance(value, hasher, depth)
+_PLAIN = frozenset({bool, int, float, complex, str, range, type(...), type(NotImplemented)})
+_CODE = (
+    types.FunctionType, types.BuiltinFunctionType, types.MethodType, types.ModuleType, functools.partial, type,
+)  # fmt: skip
+_DESCRIPTORS = (types.MemberDescriptorType, types.GetSetDescriptorType)
+_CONTENT = (
+    list,
+    dict,
+    tuple,
+    str,
+    bytes,
+    bytearray,
+    int,
+    float,
+    complex,
+)  # of which a subclass has more than attributes
 
-    def items(self, values: Any, hasher: Any, depth: int) -> None:
-        for value in values:
-            self.feed(value, hasher, depth + 1)
-            hasher.update(b"\1")
 
-    def instance(self, value: Any, hasher: Any, depth: int) -> None:
-        cls = type(value)
-        if not _is_library(cls.__module__):
-            self.klass(cls)
-        else:
-            self.package(cls.__module__)
-        if depth > _DEEPEST or not self.once(value):
-            return
-        if cls.__module__ in ("logging", "_thread", "threading", "_io"):
-            return
-        state = _state(value)
-        if state is None:
-            self.reached.opaque.append(f"{cls.__module__}.{cls.__qualname__}")
-        else:
-            self.feed(state, hasher, depth + 1)
+def _hash(*pieces: bytes) -> str:
+    hasher = blake3()
+    for piece in pieces:
+        hasher.update(len(piece).to_bytes(8, "little") + piece)
+    return str(hasher.hexdigest())
+
+
+def _home(function: types.FunctionType) -> str:
+    """The module whose code it is; `__module__` may be that of a function it wraps."""
+    return str(function.__globals__.get("__name__") or function.__module__ or "__main__")
+
+
+def _wraps(value: Any) -> bool:
+    return callable(value) and hasattr(value, "__wrapped__")
+
+
+def _held(function: types.FunctionType) -> Iterator[Any]:
+    """Functions and classes in the closure of a function, also those in a mapping there (as `singledispatch` has)."""
+    for cell in function.__closure__ or ():
+        try:
+            content = cell.cell_contents
+        except ValueError:
+            continue
+        for thing in content.values() if type(content) is dict else (content,):
+            if isinstance(thing, types.FunctionType | types.MethodType | functools.partial | type) or _wraps(thing):
+                yield thing
+
+
+def _imported(module: str) -> types.ModuleType | None:
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        return None
 
 
 def _state(value: Any) -> Any:
     """What makes up an instance: its attributes, or what it would be pickled as; None when it cannot be told."""
-    if type(value).__reduce_ex__ is object.__reduce_ex__ and type(value).__reduce__ is object.__reduce__:
-        slots = [s for c in type(value).__mro__ for s in _slots(c)]
+    cls = type(value)
+    special = copyreg.dispatch_table.get(cls)
+    # One that says itself what counts is asked; so is a list or a number with attributes, of which they are the lesser part.
+    plain = all(
+        getattr(cls, m, None) is getattr(object, m, None) for m in ("__reduce__", "__reduce_ex__", "__getstate__")
+    )
+    if special is None and plain and not issubclass(cls, _CONTENT):
+        slots = [s for c in cls.__mro__ for s in _slots(c)]
         if hasattr(value, "__dict__") or slots:
             return {**getattr(value, "__dict__", {}), **{s: getattr(value, s) for s in slots if hasattr(value, s)}}
     try:
-        made = value.__reduce_ex__(4)
+        made = special(value) if special is not None else value.__reduce_ex__(4)
     except (TypeError, ValueError, AttributeError, NotImplementedError, RuntimeError):
         return None
     return made if isinstance(made, str) else [list(x) if isinstance(x, Iterator) else x for x in made]
@@ -328,9 +404,15 @@ def _state(value: Any) -> Any:
 
 def _slots(cls: type) -> tuple[str, ...]:
     slots = cls.__dict__.get("__slots__", ())
-    return (slots,) if isinstance(slots, str) else tuple(slots)
+    names = (slots,) if isinstance(slots, str) else tuple(slots)
+    private = f"_{cls.__name__.lstrip('_')}"
+    return tuple(private + n if n.startswith("__") and not n.endswith("__") else n for n in names)
 
 
+_ENUM_NOISE = {
+    "_member_map_", "_value2member_map_", "_member_names_", "_unhashable_values_", "_hashable_values_", "_sort_order_",
+    "_unhashable_values_map_", "_new_member_", "_use_args_", "_value_repr_",
+}  # fmt: skip
 _CLASS_NOISE = {
     "__module__", "__doc__", "__dict__", "__weakref__", "__qualname__", "__annotations__", "__slots__", "__orig_bases__",
     "__dataclass_fields__", "__dataclass_params__", "__match_args__", "__abstractmethods__", "_abc_impl", "__hash__",
@@ -341,7 +423,7 @@ _CLASS_NOISE = {
 
 def _is_marker(value: Any) -> bool:
     """Typing constructs say nothing about a result that the annotation's text does not."""
-    return type(value).__module__ in ("typing", "types") or type(value) is types.GenericAlias
+    return type(value).__module__ == "typing" or type(value) in (types.GenericAlias, types.UnionType)
 
 
 @functools.cache
@@ -364,7 +446,9 @@ def _origin(module: str) -> str | None:
         spec = importlib.util.find_spec(module)
     except (ImportError, ValueError):
         return None
-    return None if spec is None else spec.origin
+    if spec is None or spec.has_location:
+        return spec and spec.origin
+    return next(iter(spec.submodule_search_locations or ()), None)  # a namespace package
 
 
 @functools.cache
@@ -395,22 +479,25 @@ def _own_version() -> str:
 
 
 @functools.cache
-def _code_bytes(code: types.CodeType, doc: str | None) -> bytes:
-    hasher = blake3(code.co_code)
-    consts = code.co_consts
-    if doc is not None and consts and consts[0] == doc:
-        consts = (None, *consts[1:])
-    for const in consts:
-        if isinstance(const, types.CodeType):
-            inner = const.co_consts[0] if const.co_consts and isinstance(const.co_consts[0], str) else None
-            hasher.update(_code_bytes(const, inner if const.co_flags & inspect.CO_NEWLOCALS else None))
+def _code_digest(code: types.CodeType) -> bytes:
+    """Over the instructions with what they name. Line numbers do not count, nor constants that nothing loads, which is what
+    docstrings are."""
+    hasher = blake3()
+    for instruction in dis.get_instructions(code):
+        hasher.update(f"{instruction.opname}\0".encode())
+        if isinstance(instruction.argval, types.CodeType):
+            hasher.update(_code_digest(instruction.argval))
+        elif instruction.opcode in dis.hasconst:
+            hasher.update(f"{type(instruction.argval).__name__}:{_stable(instruction.argval)}\0".encode())
         else:
-            hasher.update(f"{type(const).__name__}:{_stable(const)}".encode())
-    hasher.update(
-        repr((code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars, code.co_argcount)).encode()
-    )
+            hasher.update(f"{instruction.arg}:{instruction.argval!r}\0".encode())
+    counts = (code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags & _HOW_CALLED)
+    hasher.update(repr((counts, code.co_varnames, code.co_freevars, code.co_cellvars)).encode())
     hasher.update(code.co_exceptiontable)
-    return hasher.digest()
+    return bytes(hasher.digest())
+
+
+_HOW_CALLED = inspect.CO_VARARGS | inspect.CO_VARKEYWORDS | inspect.CO_GENERATOR | inspect.CO_COROUTINE
 
 
 def _stable(const: Any) -> str:

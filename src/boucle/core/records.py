@@ -95,7 +95,7 @@ class Run(Record):
 
     id: str
     name: str = field(metadata=SEARCHABLE)
-    type: str = field(default="run", metadata=SEARCHABLE)  # pipeline, step or run
+    type: str = "run"  # run, pipeline or step
     status: str = field(default="running", metadata=SEARCHABLE)  # running, finished, failed, cancelled, lost
     parent: str = field(default="", metadata=SEARCHABLE)
     started: float = field(metadata=SEARCHABLE)
@@ -103,7 +103,7 @@ class Run(Record):
     actor: str = ""
     host: str = ""
     pid: int = 0
-    code: str = field(default="", metadata=SEARCHABLE)
+    code: str = ""
     environment: str = ""  # blob: locked packages, interpreter, platform
     cache_key: str = field(default="", metadata=SEARCHABLE)
     inputs: Json = field(default_factory=dict)  # of a step: digest of its code and of each argument

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import queue
 import random
 import sys
 import threading
@@ -17,10 +18,10 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, wait
-from contextlib import contextmanager
+from concurrent.futures import Future
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -77,6 +78,8 @@ class Execution:
         return sum(o.status == "reused" for o in self.outcomes)
 
 
+QUICK = 0.002  # seconds below which a call is not worth a thread
+
 Listener = Callable[[Progress], None]
 
 
@@ -99,6 +102,46 @@ def execute(
     return _Execution(ws, pipeline, graph, Lookup(ws, force), listen or (lambda _: None), seed).go()
 
 
+@dataclass(slots=True, eq=False)
+class _Batch:
+    """The results of a node's calls, and how many are still to come."""
+
+    results: list[Result | None]
+    left: int
+
+    def whole(self, mapped: bool) -> Result:
+        given = [r for r in self.results if r is not None]
+        if not mapped:
+            return given[0]
+        return Result(
+            composite("list", [(i, r.stored) for i, r in enumerate(given)]), tuple(x for r in given for x in r.runs)
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Call:
+    """One call of a node: its arguments (None for a map over nothing), and its place in the batch."""
+
+    node: Node
+    arguments: dict[str, Any] | None
+    index: int
+    batch: _Batch
+
+    @property
+    def count(self) -> tuple[int, int]:
+        return self.index + 1, len(self.batch.results)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Prepared:
+    """A call that must run: its key, its arguments, and why."""
+
+    call: _Call
+    key: str
+    arguments: dict[str, Argument]
+    why: str
+
+
 @dataclass(slots=True)
 class _Execution:
     ws: Workspace
@@ -111,6 +154,7 @@ class _Execution:
     outcomes: list[Outcome] = field(default_factory=list)
     failures: list[tuple[Node, BaseException]] = field(default_factory=list)
     parts: dict[int, str] = field(default_factory=dict)
+    quick: set[int] = field(default_factory=set)  # steps whose last call took less than QUICK
     lock: threading.Lock = field(default_factory=threading.Lock)
     run: Any = None
 
@@ -152,62 +196,59 @@ class _Execution:
         yield self.pipeline.function.__module__, self.pipeline.function.__code__.co_filename
 
     def _walk(self, engine: Engine) -> None:
+        """Start what is ready, take in what ended, until nothing is left that could run."""
         waiting = {n.id: {m.id for m in n.needs} for n in self.graph.nodes}
         takers: dict[int, list[Node]] = {}
         for node in self.graph.nodes:
             for needed in node.needs:
                 takers.setdefault(needed.id, []).append(node)
-        ready = deque(n for n in self.graph.nodes if not waiting[n.id])
-        running: dict[Future[Any], tuple[Node, int]] = {}
-        gathered: dict[int, list[Result | None]] = {}
-        left: dict[int, int] = {}
+        calls = deque(c for n in self.graph.nodes if not waiting[n.id] for c in self._calls(n))
+        ended: queue.SimpleQueue[tuple[_Call, Future[Result]]] = queue.SimpleQueue()
+        running = 0
 
-        def ended(node: Node, result: Result) -> None:
-            self.results[node.id] = result
-            for taker in takers.get(node.id, ()):
-                waiting[taker.id].discard(node.id)
+        def done(call: _Call, result: Result) -> None:
+            batch = call.batch
+            batch.results[call.index] = result
+            batch.left -= 1
+            if batch.left:
+                return
+            self.results[call.node.id] = batch.whole(call.node.mapped is not None)
+            for taker in takers.get(call.node.id, ()):
+                waiting[taker.id].discard(call.node.id)
                 if not waiting[taker.id]:
-                    ready.append(taker)
+                    calls.extend(self._calls(taker))
 
-        while ready or running:
-            while ready:
-                node = ready.popleft()
-                if node.mapped is None and not node.step.isolate and not ready and not running:
-                    # Nothing else could run beside it, so a thread would only cost time.
-                    try:
-                        ended(node, self._call(node, node.arguments, None))
-                    except Exception as error:  # noqa: BLE001  reported below with the others
-                        self.failures.append((node, error))
-                    continue
-                calls = [node.arguments] if node.mapped is None else self._calls(node)
-                gathered[node.id] = [None] * len(calls)
-                left[node.id] = len(calls)
-                if not calls:
-                    ended(node, Result(composite("list", []), ()))
-                for i, call in enumerate(calls):
-                    item = None if node.mapped is None else (i, len(calls))
-                    running[engine.submit(self._call, node, call, item, engine)] = (node, i)
-            if not running:
-                break
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                node, i = running.pop(future)
+        # No more at once than keeps the workers busy: by then it shows whether a step is worth a thread.
+        most = 2 * (self.ws.settings.workers or os.cpu_count() or 1)
+        while calls or running:
+            if not calls or running >= most:
+                call, future = ended.get()
+                running -= 1
                 failure = future.exception()
-                if failure is not None:
-                    self.failures.append((node, failure))
-                    continue
-                kept = gathered[node.id]
-                kept[i] = future.result()
-                left[node.id] -= 1
-                if not left[node.id]:
-                    given = [k for k in kept if k is not None]
-                    listed = composite("list", [(j, k.stored) for j, k in enumerate(given)])
-                    ended(
-                        node,
-                        given[0] if node.mapped is None else Result(listed, tuple(r for k in given for r in k.runs)),
-                    )
+                if failure is None:
+                    done(call, future.result())
+                else:
+                    self.failures.append((call.node, failure))
+                continue
+            call = calls.popleft()
+            try:
+                prepared = self._prepare(call) if call.arguments is not None else Result(composite("list", []), ())
+                if isinstance(prepared, Result):
+                    done(call, prepared)
+                elif call.node.step.isolate or ((calls or running) and id(call.node.step) not in self.quick):
+                    future = engine.submit(self._attempts, prepared)
+                    running += 1
+                    future.add_done_callback(lambda f, c=call: ended.put((c, f)))  # type: ignore[misc]
+                else:
+                    # Nothing could run beside it, or a thread would cost more than the call.
+                    done(call, self._attempts(prepared))
+            except Exception as error:  # noqa: BLE001  reported when all that can run has
+                self.failures.append((call.node, error))
 
-    def _calls(self, node: Node) -> list[dict[str, Any]]:
-        assert node.mapped is not None
+    def _calls(self, node: Node) -> list[_Call]:
+        """The calls of a node whose inputs are known: one, or one per item it is mapped over."""
+        if node.mapped is None:
+            return [_Call(node, node.arguments, 0, _Batch([None], 1))]
         items = node.arguments[node.mapped]
         if isinstance(items, Output):
             stored = self.lookup.argument(items, self.results).value
@@ -216,96 +257,101 @@ class _Execution:
                 items = [Output(items.node, (*items.path, i)) for i in range(len(stored.value["items"]))]
             else:
                 items = decode(self.ws, stored)
-        return list(map_items(node, items))
+        every = list(map_items(node, items))
+        if not every:
+            return [_Call(node, None, 0, _Batch([], 1))]
+        batch = _Batch([None] * len(every), len(every))
+        return [_Call(node, arguments, i, batch) for i, arguments in enumerate(every)]
 
-    def _call(
-        self, node: Node, call: dict[str, Any], item: tuple[int, int] | None, engine: Engine | None = None
-    ) -> Result:
-        """One call: reuse or run it. Returns what was kept, and by which run."""
+    def _prepare(self, call: _Call) -> Result | _Prepared:
+        """What an earlier run gave, or all that is needed to run the call."""
         began = time.time()
-        step, label = node.step, node.label
-        done, total = (item[0] + 1, item[1]) if item else (1, 1)
-        arguments = {n: self.lookup.argument(v, self.results) for n, v in call.items()}
+        step, label = call.node.step, call.node.label
+        assert call.arguments is not None
+        arguments = {n: self.lookup.argument(v, self.results) for n, v in call.arguments.items()}
         key = self.lookup.key(step, arguments)
         hit, why = self.lookup.hit(step, key)
         if hit is not None:
             stored = Stored.from_json(hit.outputs)
             self.run.link("used", str(hit))
             self._note(Outcome(label, "reused", hit.id, why, time.time() - began, stored))
-            self.listen(Progress("reused", label, why, time.time() - began, done, total))
+            self.listen(Progress("reused", label, why, time.time() - began, *call.count))
             return Result(stored, (hit.id,))
         why = why or self.lookup.difference(step, arguments)
-        self.listen(Progress("started", label, why, 0.0, done, total))
-        record = Run(
-            id=new_id(),
-            name=step.name,
-            type="step",
-            parent=self.run.id,
-            started=began,
-            actor=self.ws.actor,
-            host=self.run.record.host,
-            pid=os.getpid(),
-            code=self.run.record.code,
-            environment=self.run.record.environment,
-            cache_key=key,
-            inputs={
-                "code": self.lookup.code_of(step),
-                "parts": self._parts(step),
-                "arguments": {n: a.digest for n, a in arguments.items()},
-                "interpreter": INTERPRETER,
-                "label": label,
-            },
-            params={n: _shown(a.value) for n, a in arguments.items() if not a.refs},
-            seed=self.seed,
-        )
-        return self._attempts(node, record, arguments, why, engine, (done, total))
+        return _Prepared(call, key, arguments, why)
 
-    def _attempts(
-        self,
-        node: Node,
-        record: Run,
-        arguments: dict[str, Argument],
-        why: str,
-        engine: Engine | None,
-        count: tuple[int, int],
-    ) -> Result:
-        step, label = node.step, node.label
+    def _attempts(self, prepared: _Prepared) -> Result:
+        """Run a call until it succeeds or its retries are used up; each attempt is a run of its own."""
+        call, arguments = prepared.call, prepared.arguments
+        step, label = call.node.step, call.node.label
+        self.listen(Progress("started", label, prepared.why, 0.0, *call.count))
         for attempt in range(1, step.retries + 2):
-            tracked = runs.Tracked(self.ws, replace(record, attempts=attempt))
+            tracked = runs.Tracked(self.ws, self._record(prepared, attempt))
             for argument in arguments.values():
                 for ref in argument.refs:
                     tracked.link("used", ref)
             tracked.link("part_of", f"run:{self.run.id}")
             log = _Log(label, self.listen)
             try:
-                if step.isolate:
-                    assert engine is not None
-                    stored = self._isolated(step, arguments, tracked, log)
-                else:
-                    with recording(tracked, log) as reads:
-                        stored = compute(self.ws, step, arguments, self.seed)
-                    for path in reads:
-                        tracked._reads[f"file:{path}"] = file_digest(path)
+                stored = self._compute(step, arguments, tracked, log)
             except BaseException as error:
-                cancelled = isinstance(error, KeyboardInterrupt)
                 log.write(_traceback(error))
-                status = "cancelled" if cancelled else "failed"
-                tracked.finish(status, f"{type(error).__name__}: {error}", log=self._keep_log(log))
-                if cancelled or attempt > step.retries or not isinstance(error, Exception):
-                    self._note(Outcome(label, "failed", record.id, str(error), time.time() - record.started))
-                    self.listen(Progress("failed", label, str(error), time.time() - record.started, *count))
+                cancelled = isinstance(error, KeyboardInterrupt)
+                ended = tracked.finish(
+                    "cancelled" if cancelled else "failed", f"{type(error).__name__}: {error}", log=self._keep_log(log)
+                )
+                if attempt > step.retries or not isinstance(error, Exception):
+                    seconds = ended.ended - ended.started
+                    self._note(Outcome(label, "failed", ended.id, str(error), seconds))
+                    self.listen(Progress("failed", label, str(error), seconds, *call.count))
                     raise
                 pause = step.backoff * 2 ** (attempt - 1)
-                self.listen(Progress("retried", label, f"{error}; attempt {attempt + 1} in {pause:g} s", 0.0, *count))
+                self.listen(
+                    Progress("retried", label, f"{error}; attempt {attempt + 1} in {pause:g} s", 0.0, *call.count)
+                )
                 time.sleep(pause)
-                record = replace(record, id=new_id())
                 continue
-            return self._keep(node, tracked, stored, log, why, count)
+            return self._keep(prepared, tracked, stored, log)
         raise AssertionError("unreachable")
 
-    def _keep(
-        self, node: Node, tracked: runs.Tracked, stored: Stored, log: _Log, why: str, count: tuple[int, int]
-    ) -> Result:
+    def _record(self, prepared: _Prepared, attempt: int) -> Run:
+        step, own = prepared.call.node.step, self.run.record
+        return Run(
+            id=new_id(),
+            name=step.name,
+            type="step",
+            parent=self.run.id,
+            started=time.time(),
+            actor=self.ws.actor,
+            host=own.host,
+            pid=own.pid,
+            code=own.code,
+            environment=own.environment,
+            cache_key=prepared.key,
+            inputs={
+                "code": self.lookup.code_of(step),
+                "parts": self._parts(step),
+                "arguments": {n: a.digest for n, a in prepared.arguments.items()},
+                "interpreter": INTERPRETER,
+                "label": prepared.call.node.label,
+            },
+            params={n: _shown(a.value) for n, a in prepared.arguments.items() if not a.refs},
+            seed=self.seed,
+            attempts=attempt,
+        )
+
+    def _compute(self, step: Step, arguments: dict[str, Argument], tracked: runs.Tracked, log: _Log) -> Stored:
+        if step.isolate:
+            return self._isolated(step, arguments, tracked, log)
+        with recording(tracked, log) as reads:
+            stored = compute(self.ws, step, arguments, self.seed)
+        for path in reads:
+            tracked.depend(f"file:{path}", file_digest(path))
+        return stored
+
+    def _keep(self, prepared: _Prepared, tracked: runs.Tracked, stored: Stored, log: _Log) -> Result:
+        """Write the run, its artifacts and edges in one transaction."""
+        node = prepared.call.node
         now = time.time()
         artifacts = []
         for name, leaf in stored.artifacts(node.step.name):
@@ -317,14 +363,18 @@ class _Execution:
             )  # fmt: skip
             tracked.link("made", f"artifact:{leaf.digest}")
         text = self._keep_log(log)
-        with self.ws.store.transaction():
-            new = {a.digest: a for a in artifacts if self.ws.store.get(Artifact, a.digest) is None}
+        new = {a.digest: a for a in artifacts if self.ws.store.get(Artifact, a.digest) is None}
+        with self.ws.store.transaction() if new else nullcontext():
             if new:
                 self.ws.store.put(*new.values())
             done = tracked.finish(outputs=stored.to_json(), log=text)
         seconds = done.ended - done.started
-        self._note(Outcome(node.label, "finished", done.id, why, seconds, stored))
-        self.listen(Progress("finished", node.label, why, seconds, *count))
+        if seconds < QUICK:
+            self.quick.add(id(node.step))
+        else:
+            self.quick.discard(id(node.step))
+        self._note(Outcome(node.label, "finished", done.id, prepared.why, seconds, stored))
+        self.listen(Progress("finished", node.label, prepared.why, seconds, *prepared.call.count))
         return Result(stored, (done.id,))
 
     def _isolated(self, step: Step, arguments: dict[str, Argument], tracked: runs.Tracked, log: _Log) -> Stored:
@@ -343,7 +393,8 @@ class _Execution:
             ).result()
         stored, reads, links, text = answer
         log.write(text)
-        tracked._reads.update(reads)
+        for asked, digest in reads.items():
+            tracked.depend(asked, digest)
         for relation, target in links:
             tracked.link(relation, target)
         return Stored.from_json(stored)
@@ -424,8 +475,9 @@ def _in_child(
         log = _Log(step.name, lambda _: None)
         with _captured(), recording(tracked, log) as reads:
             stored = compute(ws, step, arguments, seed)
-        tracked._reads.update({f"file:{path}": file_digest(path) for path in reads})
-        return stored.to_json(), tracked._reads, list(tracked._edges), log.text.getvalue()
+        for path in reads:
+            tracked.depend(f"file:{path}", file_digest(path))
+        return stored.to_json(), tracked.reads, tracked.links, log.text.getvalue()
 
 
 # What a step prints, and which files it opens, is told apart by context variables, so that steps in threads do not mix.

@@ -400,9 +400,9 @@ def touched(node: Node) -> dict[str, list[str]]:
 
 
 def _runs_of_commit(ws: Workspace, commit: str) -> list[Run]:
-    codes = [c.digest for c in ws.store.find(Code, column("commit").starts(commit))] if len(commit) >= 4 else []
-    found = ws.store.find(Run, column("code").within(codes), order=["started"]) if codes else []
-    return [r for r in found if r.type != "step"]
+    codes = ws.store.find(Code, column("commit").starts(commit)) if len(commit) >= 4 else []
+    found = [_get(ws, edge.source) for code in codes for edge in ws.store.edges(target=str(code), relation="ran")]
+    return sorted((r for r in found if r is not None), key=lambda r: r.started)
 
 
 def _runs_with_package(ws: Workspace, package: str) -> list[Run]:

@@ -146,8 +146,22 @@ class Tracked:
         self.made(str(artifact))
         return artifact
 
+    @property
+    def reads(self) -> dict[str, str]:
+        """What the body read by itself, as it was asked for -> the digest it had."""
+        return self._reads
+
+    @property
+    def links(self) -> list[tuple[str, str]]:
+        """(relation, target) of the edges so far."""
+        return list(self._edges)
+
     def read(self, ref: str, digest: str, asked: str) -> None:
         self.link("used", ref)
+        self.depend(asked, digest)
+
+    def depend(self, asked: str, digest: str) -> None:
+        """The result depends on this having this digest."""
         self._reads[asked] = digest
 
     def made(self, ref: str) -> None:

@@ -49,17 +49,24 @@ _ATTRIBUTES = (
 class _Link:
     """One thread's connection. As a context it is a write: a transaction outside of any, a savepoint within one."""
 
-    __slots__ = ("__weakref__", "closed", "connection", "depth", "execute", "known", "new", "pid")
+    __slots__ = ("__weakref__", "closed", "connection", "depth", "execute", "known", "new", "pid", "turn")
 
-    def __init__(self, connection: sqlite3.Connection, known: dict[_Name, int]) -> None:
+    def __init__(self, connection: sqlite3.Connection, known: dict[_Name, int], turn: threading.Lock) -> None:
         self.connection, self.execute = connection, connection.execute
+        # Threads of one process take turns here: SQLite would let them wait by sleeping.
+        self.turn = turn
         self.pid, self.depth, self.closed = os.getpid(), 0, False
         self.known = known  # numbers of attribute names that are committed
         self.new: dict[_Name, int] = {}  # those that the open transaction has seen or given out
 
     def __enter__(self) -> _Link:
         if self.depth == 0:
-            self.execute("BEGIN IMMEDIATE")
+            self.turn.acquire()
+            try:
+                self.execute("BEGIN IMMEDIATE")
+            except BaseException:
+                self.turn.release()
+                raise
         elif self.connection.in_transaction:
             self.execute("SAVEPOINT nested")
         else:
@@ -69,6 +76,13 @@ class _Link:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.depth -= 1
+        try:
+            self._end(kind)
+        finally:
+            if self.depth == 0:
+                self.turn.release()
+
+    def _end(self, kind: type[BaseException] | None) -> None:
         if kind is not None:
             self.new.clear()
             if self.connection.in_transaction:  # SQLite ends a transaction itself when the disk fails
@@ -91,6 +105,11 @@ class _Link:
         if self.new:
             self.known.update(self.new)
             self.new.clear()
+
+    def joined(self) -> contextlib.AbstractContextManager[_Link]:
+        """A write that is part of the transaction around it, where there is one: for what cannot fail half-way but by a
+        fault of the disk, which ends the whole transaction."""
+        return contextlib.nullcontext(self) if self.depth and self.connection.in_transaction else self
 
     @contextlib.contextmanager
     def one_view(self) -> Iterator[None]:
@@ -184,7 +203,7 @@ class SqliteStore:
         self._known: dict[_Name, int] = {}
         self._local = threading.local()
         self._links: weakref.WeakSet[_Link] = weakref.WeakSet()
-        self._lock = threading.Lock()
+        self._pid, self._lock, self._turn = os.getpid(), threading.Lock(), threading.Lock()
         self._link()  # whatever is wrong with the file shows here
 
     @classmethod
@@ -194,7 +213,7 @@ class SqliteStore:
     @_explained
     def put(self, *records: Record) -> None:
         encoded = self._encoded(records)
-        with self._link() as link:
+        with self._link().joined() as link:
             for record, table, row, dicts in encoded:
                 if table.dicts:
                     self._write(link, table, record.key, row, dicts)
@@ -269,7 +288,7 @@ class SqliteStore:
     @_explained
     def link(self, *edges: Edge) -> None:
         rows = [(e.source, e.relation, e.target, e.time, to_json(e.detail)) for e in edges]
-        with self._link() as link:
+        with self._link().joined() as link:
             link.connection.executemany("INSERT INTO edges VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING", rows)
 
     @_explained
@@ -285,7 +304,7 @@ class SqliteStore:
     @_explained
     def add_points(self, owner: str, points: Iterable[Points]) -> None:
         rows = [(owner, series.name, *pack(series)) for series in points]
-        with self._link() as link:
+        with self._link().joined() as link:
             link.connection.executemany(
                 "INSERT INTO points (owner, name, n, first_step, last_step, last_time, last_value, packing, data)"
                 " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -306,7 +325,7 @@ class SqliteStore:
     @_explained
     def append(self, event: Event) -> Event:
         table = self._table(Event)
-        with self._link() as link:
+        with self._link().joined() as link:
             last = link.execute("SELECT sequence, digest FROM events ORDER BY sequence DESC LIMIT 1").fetchone()
             placed = chain.chained(event, *((last[0] + 1, last[1]) if last else (1, "")))
             link.execute(table.adds, [placed.key, *table.encode(placed)[0]])
@@ -418,10 +437,11 @@ class SqliteStore:
         except BaseException:
             connection.close()
             raise
-        link = _Link(connection, self._known)
+        if self._pid != os.getpid():  # a fork, whose parent's threads may have held the locks
+            self._pid, self._lock, self._turn = os.getpid(), threading.Lock(), threading.Lock()
+            self._links = weakref.WeakSet()
+        link = _Link(connection, self._known, self._turn)
         with self._lock:
-            if any(other.pid != link.pid for other in self._links):
-                self._links = weakref.WeakSet()
             self._links.add(link)
         return link
 
