@@ -45,7 +45,7 @@ def test_names():
 
 @pytest.mark.parametrize(("old", "new", "renames", "said", "safe"), [
     ({"a": "int64"}, {"a": "int64", "b": "string"}, {}, "added (string)", True),
-    ({"a": "int64"}, {"a": "int64", "b": "string!"}, {}, "added (string, never null)", False),
+    ({"a": "int64"}, {"a": "int64", "b": "string!"}, {}, "added (string)", True),
     ({"a": "int64", "b": "string"}, {"a": "int64"}, {}, "removed", False),
     ({"a": "int32"}, {"a": "int64"}, {}, "int32 became int64", True),
     ({"a": "int64"}, {"a": "int32"}, {}, "int64 became int32", False),

@@ -33,7 +33,7 @@ class BoucleError(Exception):
 
     def __reduce__(self) -> tuple[object, ...]:
         # Keyword-only arguments would be lost by the default protocol when a worker process sends its error back.
-        return (_rebuild, (type(self), self.what, self.expected, self.fix))
+        return (_rebuild, (type(self), self.what, self.expected, self.fix), self.__dict__)
 
 
 def _rebuild(kind: type[BoucleError], what: str, expected: str, fix: str) -> BoucleError:

@@ -142,7 +142,7 @@ class _Walk:
         else:
             self.put(f"value {module}:{head}", "undefined")
             return
-        while isinstance(value, types.ModuleType) and rest and not _is_library(value.__name__):
+        while isinstance(value, types.ModuleType) and rest and not is_library(value.__name__):
             self.source(value.__name__)
             where, label = value.__name__, rest.pop(0)
             if not hasattr(value, label):
@@ -156,7 +156,7 @@ class _Walk:
         if _is_marker(value):
             return
         digest = self.piece(value)
-        if not isinstance(value, _CODE) and not (_wraps(value) and _is_library(type(value).__module__)):
+        if not isinstance(value, _CODE) and not (_wraps(value) and is_library(type(value).__module__)):
             self.put(f"value {module}:{label}", _hash(digest))
         elif (getattr(value, "__module__", ""), getattr(value, "__qualname__", "")) != (module, label):
             self.put(f"name {module}:{label}", _hash(digest))  # another thing may get this name later
@@ -167,7 +167,7 @@ class _Walk:
             full = importlib.util.resolve_name(module, package) if module.startswith(".") else module
         except ImportError:
             return
-        if _is_library(full):
+        if is_library(full):
             self.package(full)
             return
         loaded = _imported(full)
@@ -214,7 +214,7 @@ class _Walk:
         if isinstance(value, types.BuiltinFunctionType):
             self.package(value.__module__ or "")
             return _hash(head, f"{value.__module__}:{value.__qualname__}".encode())
-        if _wraps(value) and _is_library(kind.__module__):
+        if _wraps(value) and is_library(kind.__module__):
             self.package(kind.__module__)
             return _hash(head, self.piece(value.__wrapped__))
         if isinstance(value, enum.Enum):
@@ -227,7 +227,7 @@ class _Walk:
     def function(self, function: types.FunctionType) -> str:
         module = _home(function)
         name = f"{function.__module__}:{function.__qualname__}"
-        if _is_library(module):
+        if is_library(module):
             self.package(module)
             # A library's decorator may hold what is the user's.
             return _hash(name.encode(), *(self.piece(v) for v in _held(function)))
@@ -255,7 +255,7 @@ class _Walk:
 
     def klass(self, cls: type) -> str:
         name = f"{cls.__module__}:{cls.__qualname__}"
-        if _is_library(cls.__module__):
+        if is_library(cls.__module__):
             self.package(cls.__module__)
             return _hash(name.encode())
         self.source(cls.__module__)
@@ -288,7 +288,7 @@ class _Walk:
     def module(self, module: types.ModuleType) -> str:
         """A module that code holds as a whole: its file, and all that its names lead to."""
         name = module.__name__
-        if _is_library(name):
+        if is_library(name):
             self.package(name)
         else:
             self.source(name)
@@ -320,7 +320,9 @@ class _Walk:
 
     def package(self, module: str) -> None:
         top = module.partition(".")[0]
-        if top and top not in self.reached.packages and top not in sys.stdlib_module_names and top != "builtins":
+        if top in ("", "builtins") or top.startswith("_cython_"):  # Cython's types come with the library that uses them
+            return
+        if top not in self.reached.packages and top not in sys.stdlib_module_names:
             self.reached.packages[top] = package_version(top)
 
     def source(self, module: str, otherwise: str = "") -> None:
@@ -427,7 +429,8 @@ def _is_marker(value: Any) -> bool:
 
 
 @functools.cache
-def _is_library(module: str | None) -> bool:
+def is_library(module: str | None) -> bool:
+    """Whether a module is installed or part of Python, as opposed to the user's own."""
     if not module or module == "__main__":
         return not module
     top = module.partition(".")[0]
@@ -446,8 +449,10 @@ def _origin(module: str) -> str | None:
         spec = importlib.util.find_spec(module)
     except (ImportError, ValueError):
         return None
-    if spec is None or spec.has_location:
-        return spec and spec.origin
+    if spec is None:
+        return None
+    if spec.has_location:
+        return spec.origin
     return next(iter(spec.submodule_search_locations or ()), None)  # a namespace package
 
 
@@ -463,9 +468,15 @@ def package_version(module: str) -> str:
     version = getattr(sys.modules.get(module), "__version__", None)
     if isinstance(version, str):
         return version
-    for name in metadata.packages_distributions().get(module, ()):
+    for name in distributions().get(module, ()):
         return metadata.version(name)
     return "unknown"
+
+
+@functools.cache
+def distributions() -> Mapping[str, list[str]]:
+    """Top-level modules -> the distributions that installed them."""
+    return metadata.packages_distributions()
 
 
 def _own_version() -> str:

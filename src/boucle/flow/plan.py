@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +21,7 @@ from boucle.core.reach import Reached, reach, value_digest
 from boucle.core.records import Dataset, Run
 from boucle.core.schema import jsonable
 from boucle.core.where import field as column
-from boucle.flow.step import Graph, Node, Output, Source, Step, outputs_in
+from boucle.flow.step import Graph, Node, Output, Source, Step, node_of, outputs_in, path_of
 from boucle.flow.values import Result, Stored, composite, decode, encode, present
 from boucle.ledger import datasets
 
@@ -75,6 +74,7 @@ class Lookup:
 
     ws: Workspace
     force: frozenset[str] = frozenset()
+    seed: int = 0
     since: float = field(default_factory=time.time)  # what ran after it is part of the same execution
     reached: dict[int, Reached] = field(default_factory=dict)
     code: dict[int, str] = field(default_factory=dict)
@@ -92,18 +92,25 @@ class Lookup:
 
     def argument(self, value: Any, results: dict[int, Result]) -> Argument:
         """What a call gets for an argument; all nodes that it takes from must have their result in `results`."""
+        if isinstance(value, Argument):
+            return value
         if isinstance(value, Output):
-            stored, refs = results[value.node.id].part(self.ws, value.path, value.node.mapped is not None)
+            node = node_of(value)
+            stored, refs = results[node.id].part(self.ws, path_of(value), node.mapped is not None)
             return Argument(stored.digest, stored, refs)
         if isinstance(value, Source):
             return self.source(value)
         if isinstance(value, list | tuple | dict) and any(True for _ in outputs_in(value)):
-            items = value.items() if isinstance(value, dict) else enumerate(value)
-            parts = {str(k): self.argument(v, results) for k, v in items}
-            whole_digest = blake3(json.dumps([type(value).__name__, {k: p.digest for k, p in parts.items()}]).encode())
-            whole = list(parts.values()) if not isinstance(value, dict) else parts
-            return Argument(whole_digest.hexdigest(), whole, tuple(r for p in parts.values() for r in p.refs))
-        if type(value) in (int, str, float, bool):
+            whole: Any
+            if isinstance(value, dict):
+                whole = {k: self.argument(v, results) for k, v in value.items()}
+                parts, keys = list(whole.values()), [value_digest(k) for k in whole]
+            else:
+                parts, keys = [self.argument(v, results) for v in value], []
+                whole = parts if isinstance(value, list) else tuple(parts)
+            listed = json.dumps([type(value).__name__, keys, [p.digest for p in parts]])
+            return Argument(blake3(listed.encode()).hexdigest(), whole, tuple(r for p in parts for r in p.refs))
+        if type(value) in (int, str, bool):
             literal = (type(value), value)
             digest = self._literals.get(literal) or self._literals.setdefault(literal, value_digest(value))
             return Argument(digest, value)
@@ -126,7 +133,7 @@ class Lookup:
 
     def key(self, step: Step, arguments: dict[str, Argument]) -> str:
         """The key under which the result of this call is found again."""
-        parts = [self.code_of(step), INTERPRETER]
+        parts = [self.code_of(step), INTERPRETER, str(self.seed)]
         parts += [f"{name}={argument.digest}" for name, argument in sorted(arguments.items())]
         return blake3("\n".join(parts).encode()).hexdigest()
 
@@ -170,6 +177,8 @@ class Lookup:
             words = words or ["its code changed"]
         old = nearest.inputs.get("arguments", {})
         words += [f"input {n} changed" for n in sorted({*now, *old}) if now.get(n) != old.get(n)]
+        if nearest.seed != self.seed:
+            words.append(f"seed {nearest.seed} became {self.seed}")
         if nearest.inputs.get("interpreter") != INTERPRETER:
             words.append(f"Python {nearest.inputs.get('interpreter')} became {INTERPRETER}")
         return ", ".join(words) or "its earlier run cannot be used again"
@@ -198,16 +207,24 @@ def file_digest(path: Path) -> str:
     return str(hasher.hexdigest())
 
 
-def map_items(node: Node, items: Any) -> Iterator[dict[str, Any]]:
-    """The arguments of each call of a mapped node."""
-    assert node.mapped is not None
-    for item in items:
-        yield {**node.arguments, node.mapped: item}
+def calls(lookup: Lookup, node: Node, results: dict[int, Result]) -> list[dict[str, Any]]:
+    """The arguments of each call of a node whose inputs are known: one, or one per item it is mapped over."""
+    if node.mapped is None:
+        return [node.arguments]
+    items = node.arguments[node.mapped]
+    if isinstance(items, Output):
+        given = lookup.argument(items, results)
+        # Each item by itself, so that one that changed does not make the others run again.
+        if given.value.value["codec"] in ("list", "tuple", "named"):
+            items = [items[i] for i in range(len(given.value.value["items"]))]
+        else:
+            items = [Argument(value_digest(item), item, given.refs) for item in decode(lookup.ws, given.value)]
+    return [{**node.arguments, node.mapped: item} for item in items]
 
 
-def plan(ws: Workspace, graph: Graph, *, force: frozenset[str] = frozenset()) -> Plan:
+def plan(ws: Workspace, graph: Graph, *, force: frozenset[str] = frozenset(), seed: int = 0) -> Plan:
     """What executing a traced pipeline would do now, and why."""
-    lookup = Lookup(ws, force)
+    lookup = Lookup(ws, force, seed)
     results: dict[int, Result] = {}
     steps: list[Planned] = []
     for node in graph.nodes:
@@ -224,34 +241,24 @@ def plan(ws: Workspace, graph: Graph, *, force: frozenset[str] = frozenset()) ->
         steps.append(planned)
         if result is not None:
             results[node.id] = result
-    inputs = {n: _said(lookup, v) for n, v in graph.arguments.items()}
+    inputs = {n: _said(lookup, graph.sources.get(n, v)) for n, v in graph.arguments.items()}
     return Plan(graph.name, inputs, tuple(steps))
 
 
 def _said(lookup: Lookup, value: Any) -> str:
-    for argument in lookup.sources.values():
-        if (
-            isinstance(argument.value, Dataset)
-            and isinstance(value, str)
-            and value.partition("@")[0].endswith(argument.value.name)
-        ):
-            return str(argument.value)
+    if isinstance(value, Source):
+        found = lookup.source(value).value
+        return str(found) if isinstance(found, Dataset) else type(value.data).__name__
     return str(jsonable(value)) if isinstance(value, str | int | float | bool | list | None) else type(value).__name__
 
 
 def _plan_node(lookup: Lookup, node: Node, results: dict[int, Result]) -> tuple[Planned, Result | None]:
-    if node.mapped is None:
-        calls = [node.arguments]
-    else:
-        items = node.arguments[node.mapped]
-        if isinstance(items, Output):
-            items = decode(lookup.ws, lookup.argument(items, results).value)
-        calls = list(map_items(node, items))
+    every = calls(lookup, node, results)
     kept: list[Stored] = []
     runs: list[str] = []
     whys: list[str] = []
     seconds = 0.0
-    for call in calls:
+    for call in every:
         arguments = {n: lookup.argument(v, results) for n, v in call.items()}
         run, why = lookup.hit(node.step, lookup.key(node.step, arguments))
         if run is not None:
@@ -261,11 +268,11 @@ def _plan_node(lookup: Lookup, node: Node, results: dict[int, Result]) -> tuple[
         else:
             why = why or lookup.difference(node.step, arguments)
         whys.append(why)
-    if len(kept) == len(calls):
+    if len(kept) == len(every):
         whole = kept[0] if node.mapped is None else composite("list", list(enumerate(kept)))
         why = whys[0] if len(set(whys)) == 1 or node.mapped is None else "nothing they depend on has changed"
-        return Planned(node.label, node.step.name, "reuse", why, len(calls), len(kept), seconds), Result(
+        return Planned(node.label, node.step.name, "reuse", why, len(every), len(kept), seconds), Result(
             whole, tuple(runs)
         )
     fresh = [w for w in whys if not w.startswith("nothing ")]
-    return Planned(node.label, node.step.name, "run", "; ".join(dict.fromkeys(fresh)), len(calls), len(kept)), None
+    return Planned(node.label, node.step.name, "run", "; ".join(dict.fromkeys(fresh)), len(every), len(kept)), None

@@ -182,7 +182,8 @@ class Pipeline:
             ) from None
         bound.apply_defaults()
         graph = Graph(self.name, dict(bound.arguments))
-        values = {name: Source(value) if name in self.data_inputs else value for name, value in bound.arguments.items()}
+        graph.sources = {name: Source(bound.arguments[name]) for name in self.data_inputs if name in bound.arguments}
+        values = {**bound.arguments, **graph.sources}
         token = _tracing.set(graph)
         try:
             graph.result = self.function(**values)
@@ -225,7 +226,7 @@ class Node:
     @property
     def needs(self) -> list[Node]:
         """The nodes whose outputs it takes."""
-        return list(dict.fromkeys(o.node for o in outputs_in(self.arguments)))
+        return list(dict.fromkeys(node_of(o) for o in outputs_in(self.arguments)))
 
 
 @dataclass(slots=True, eq=False)
@@ -234,6 +235,7 @@ class Graph:
 
     name: str
     arguments: dict[str, Any]
+    sources: dict[str, Source] = field(default_factory=dict)  # those of the arguments that are data
     nodes: list[Node] = field(default_factory=list)
     result: Any = None
     _labels: dict[str, int] = field(default_factory=dict)
@@ -252,14 +254,6 @@ class Output:
 
     def __init__(self, node: Node, path: tuple[str | int, ...]) -> None:
         self._node, self._path = node, path
-
-    @property
-    def node(self) -> Node:
-        return self._node
-
-    @property
-    def path(self) -> tuple[str | int, ...]:
-        return self._path
 
     def __getattr__(self, name: str) -> Output:
         if name.startswith("_"):
@@ -280,7 +274,15 @@ class Output:
         return (self[i] for i in range(size))
 
     def __bool__(self) -> bool:
-        raise Invalid(
+        raise self._unknown()
+
+    def __eq__(self, other: object) -> bool:
+        raise self._unknown()
+
+    __hash__ = object.__hash__
+
+    def _unknown(self) -> Invalid:
+        return Invalid(
             f"the output of step {self._node.label} is not known while the pipeline is put together",
             expected="decisions on values inside a step",
             fix="move the `if` into a step",
@@ -288,6 +290,19 @@ class Output:
 
     def __repr__(self) -> str:
         return f"<output of {self._node.label}{''.join(f'.{p}' for p in self._path)}>"
+
+
+# Functions, because every public attribute of an output is a part of the value to come.
+
+
+def node_of(output: Output) -> Node:
+    """The node that will give it."""
+    return output._node
+
+
+def path_of(output: Output) -> tuple[str | int, ...]:
+    """Which part of the node's value it is."""
+    return output._path
 
 
 def _length(annotation: Any) -> int | None:

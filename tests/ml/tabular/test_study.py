@@ -10,7 +10,7 @@ import pytest
 
 from boucle.core.errors import Invalid
 from boucle.core.frames import Frame
-from boucle.ml.tabular import Study, study
+from boucle.ml.tabular import Study, split, study
 
 ROWS = 200
 
@@ -292,3 +292,12 @@ def test_a_wrong_name_brings_the_near_ones(customers):
         study(customers(), "churn", ignore=["visit"])
     with pytest.raises(Invalid, match="target"):
         study(customers(), "churn", time="churn")
+
+
+def test_classes_of_a_single_row_are_left_out_and_named():
+    frame = Frame.of({"x": [i * i % 17 for i in range(61)], "y": ["a", "b"] * 30 + ["lonely"]})
+    found = study(frame, "y")
+    assert found.classes == ("a", "b")
+    assert any("'lonely'" in finding for finding in found.findings)
+    parts = split(frame, found)
+    assert len(parts.train) + len(parts.test) == 60

@@ -108,6 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     from boucle.core.errors import BoucleError
 
+    _share_cores()
     parsed = build(given[0]).parse_args(given)
     try:
         return int(parsed.call(parsed))
@@ -121,6 +122,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Whoever read us has seen enough; without this Python would complain once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def _share_cores() -> None:
+    """Steps run beside each other, so the native libraries below them must not each take every core, and must sleep rather
+    than spin when they wait. They read this when they are loaded, which is later; what is set already stays."""
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(name, "1")
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def _say_error(error: Exception, as_json: bool) -> None:

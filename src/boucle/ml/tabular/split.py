@@ -37,7 +37,7 @@ def split(frame: Frame, study: Study, *, test: float = 0.2, seed: int = 0) -> Pa
     """
     if not 0 < test < 1:
         raise Invalid(f"a test share of {test}", expected="a number between 0 and 1, such as 0.2")
-    labelled, _ = labelled_rows(frame, study.target)
+    labelled, _, _ = labelled_rows(frame, study.target)
     data = labelled.pandas()
     keys = row_keys(data, study.names)
     kind, reason = study.split, study.split_reason

@@ -119,7 +119,7 @@ def study(
     _check(frame, target, (*(n for n in (time, group) if n is not None), *ignored, *kept))
     if task is not None and task not in TASKS:
         raise Invalid(f"{task!r} is not a task", expected=f"one of {', '.join(TASKS)}")
-    labelled, unlabelled = labelled_rows(frame, target)
+    labelled, unlabelled, lone = labelled_rows(frame, target)
     data = labelled.pandas()
     asked = target_reading.read(data[target], frame.schema[target].type, target, task)
 
@@ -166,6 +166,9 @@ def study(
             fix="add columns, or name those to use all the same with `keep`",
         )
     findings = [*asked.findings]
+    if lone:
+        shown = ", ".join(map(repr, lone[:5])) + (" and others" if len(lone) > 5 else "")
+        findings.insert(0, f"{len(lone)} classes have a single row ({shown}), which teaches nothing: they are left out.")
     if unlabelled:
         findings.insert(0, f"{unlabelled:,} rows have no value of {target!r} and are left out.")
     findings += [f"{name!r} is not used: it {why}." for name, why in dropped.items()]
@@ -206,8 +209,10 @@ _SPLITS = {
 }
 
 
-def labelled_rows(frame: Frame, target: str) -> tuple[Frame, int]:
-    """The rows that have a target (for floats: a finite one), in memory, and how many have none."""
+def labelled_rows(frame: Frame, target: str) -> tuple[Frame, int, tuple[str, ...]]:
+    """The rows to learn from, in memory: those with a target (for floats: a finite one) whose class, where it is text,
+    has a second row. Also how many have no target, and the classes that stood alone."""
+    import pyarrow as pa
     import pyarrow.compute as pc
 
     table = frame.table()
@@ -221,7 +226,16 @@ def labelled_rows(frame: Frame, target: str) -> tuple[Frame, int]:
             expected="rows with known outcomes",
             fix="choose another target, or join the outcomes to the table first",
         )
-    return Frame.of(labelled), table.num_rows - labelled.num_rows
+    unlabelled = table.num_rows - labelled.num_rows
+    lone: tuple[str, ...] = ()
+    if frame.schema[target].type == "string":
+        sizes = labelled.column(target).value_counts().to_pylist()
+        alone = sorted(s["values"] for s in sizes if s["counts"] == 1)
+        # A table of nothing but single rows is another mistake, and gets its own error.
+        if alone and len(sizes) - len(alone) >= 2:
+            lone = tuple(alone)
+            labelled = labelled.filter(pc.invert(pc.is_in(labelled.column(target), value_set=pa.array(lone))))
+    return Frame.of(labelled), unlabelled, lone
 
 
 def _names(names: Iterable[str]) -> tuple[str, ...]:

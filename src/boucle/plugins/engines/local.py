@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextvars
 import multiprocessing
 import multiprocessing.connection
+import os
 import queue
+import sys
 import threading
 import traceback
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import AbstractContextManager, nullcontext
 from multiprocessing.process import BaseProcess
 from typing import Any, ClassVar, Self
 
@@ -44,7 +47,8 @@ class LocalEngine:
                 if isolate or timeout is not None:
                     future.set_result(context.run(self._isolated, call, args, timeout))
                 else:
-                    future.set_result(context.run(call, *args))
+                    with _few_threads(max(1, (os.cpu_count() or 1) // self._workers)):
+                        future.set_result(context.run(call, *args))
             except BaseException as error:  # noqa: BLE001  it travels to whoever waits for the future
                 future.set_exception(error)
 
@@ -117,6 +121,13 @@ class LocalEngine:
         if kind is None:
             for thread in self._threads:
                 thread.join()
+
+
+def _few_threads(most: int) -> AbstractContextManager[object]:
+    """While calls run beside each other, the native libraries below them must not each start a thread per core: they
+    would spin waiting for one another, at a cost of ten times and more."""
+    control = sys.modules.get("threadpoolctl")  # scikit-learn brings it; without native pools there is nothing to limit
+    return nullcontext() if control is None else control.threadpool_limits(most)
 
 
 def _child(pipe: multiprocessing.connection.Connection, call: Callable[..., Any], args: tuple[Any, ...]) -> None:

@@ -2,7 +2,7 @@
 
 The function's annotation says what it gets: a pandas or Polars frame, an Arrow table, a `Frame`, or, without one, a list
 of rows as mappings. It returns one value per row: a list, array or column; or a table or mapping of columns, one of them
-called `prediction`. Files it needs (word lists, tables) lie beside its module and are found through `__file__`.
+called `prediction`. Files it needs (word lists, tables) lie in the package of its module and are found through `__file__`.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ import pyarrow as pa
 
 from boucle.core.errors import Invalid
 from boucle.core.frames import Frame, to_pandas, to_rows
-from boucle.core.reach import reach
-from boucle.core.sources import copy_modules, importable
+from boucle.core.reach import distributions, reach
+from boucle.core.sources import copy_modules, imports, lent, packed
 
 
 class PythonFramework:
@@ -40,7 +40,7 @@ class PythonFramework:
                 expected="a function at the top of a module",
                 fix="move it to the top of its file",
             )
-        files = reach(model).files
+        files, _ = imports(reach(model).files)
         module = model.__module__
         if module == "__main__":
             main = getattr(sys.modules["__main__"], "__file__", None)
@@ -56,22 +56,26 @@ class PythonFramework:
         return {"module": module, "function": model.__qualname__}
 
     def restore(self, folder: Path, meta: Mapping[str, Any]) -> Callable[..., Any]:
-        importable(folder)
-        thing: Any = importlib.import_module(str(meta["module"]))
-        for part in str(meta["function"]).split("."):
-            thing = getattr(thing, part)
-        plain: Callable[..., Any] = inspect.unwrap(thing)
-        return plain
+        with lent(folder):
+            return _function(meta)
 
     def load(self, folder: Path, meta: Mapping[str, Any]) -> PythonPredictor:
-        return PythonPredictor(self.restore(folder, meta))
+        with packed(folder):
+            return PythonPredictor(_function(meta))
 
     def requirements(self, model: Any) -> tuple[str, ...]:
-        from importlib import metadata
+        reached = reach(model)
+        tops = {*reached.packages, *imports(reached.files)[1]} - {"boucle"}
+        return ("boucle", *sorted({name for top in tops for name in distributions().get(top, ())}))
 
-        tops = reach(model).packages
-        owners = metadata.packages_distributions() if tops else {}
-        return ("boucle", *sorted({name for top in tops for name in owners.get(top, ())}))
+
+def _function(meta: Mapping[str, Any]) -> Callable[..., Any]:
+    thing: Any = importlib.import_module(str(meta["module"]))
+    for part in str(meta["function"]).split("."):
+        thing = getattr(thing, part)
+    while not isinstance(thing, types.FunctionType):  # a step, for example, is a function with more around it
+        thing = thing.__wrapped__
+    return thing
 
 
 class PythonPredictor:

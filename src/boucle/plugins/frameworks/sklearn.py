@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import json
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,8 +14,8 @@ import pyarrow as pa
 
 from boucle.core.errors import Corrupt, Invalid
 from boucle.core.frames import to_pandas
-from boucle.core.reach import reach
-from boucle.core.sources import copy_modules, importable
+from boucle.core.reach import distributions, reach
+from boucle.core.sources import copy_modules, imports, lent, packed
 
 _FILE = "model.skops"
 _TRUSTED_ROOTS = ("sklearn.", "numpy.", "scipy.", "boucle.core.transforms.")
@@ -32,16 +34,30 @@ class SklearnFramework:
         import skops.io
 
         skops.io.dump(model, folder / _FILE)
+        _settle(folder / _FILE)
         foreign = sorted(t for t in skops.io.get_untrusted_types(file=folder / _FILE) if not _ours(t))
         for kind in foreign:
-            copy_modules(reach(_class_at(kind)).files, folder / "code")
+            if kind.startswith("__main__."):
+                raise Invalid(
+                    f"the model holds a {kind}, made in the program that runs",
+                    expected="classes and functions in modules of their own",
+                    fix="move it to a file and import it from there",
+                )
+            copy_modules(imports(reach(_class_at(kind)).files)[0], folder / "code")
         return {"file": _FILE, "foreign": foreign}
 
     def restore(self, folder: Path, meta: Mapping[str, Any]) -> Any:
+        with lent(folder / "code"):
+            return self._read(folder, meta)
+
+    def load(self, folder: Path, meta: Mapping[str, Any]) -> SklearnPredictor:
+        with packed(folder / "code"):
+            return SklearnPredictor(self._read(folder, meta))
+
+    def _read(self, folder: Path, meta: Mapping[str, Any]) -> Any:
         import skops.io
 
         file = folder / str(meta["file"])
-        importable(folder / "code")
         unknown = skops.io.get_untrusted_types(file=file)
         # A class outside of these packages is trusted only if it was named when the model was saved; what the file itself
         # says decides nothing.
@@ -53,22 +69,12 @@ class SklearnFramework:
                 )
         return skops.io.load(file, trusted=unknown)
 
-    def load(self, folder: Path, meta: Mapping[str, Any]) -> SklearnPredictor:
-        return SklearnPredictor(self.restore(folder, meta))
-
     def requirements(self, model: Any) -> tuple[str, ...]:
-        from importlib import metadata
-
-        tops = {c.__module__.partition(".")[0] for c in type(model).__mro__} - {"builtins", "sklearn", "boucle"}
-        owners = metadata.packages_distributions() if tops else {}
-        return (
-            "boucle",
-            "scikit-learn",
-            "skops",
-            "pandas",
-            "numpy",
-            *sorted({n for t in tops for n in owners.get(t, ())}),
-        )
+        reached = reach(model)
+        tops = {*reached.packages, *imports(reached.files)[1]} - {"sklearn", "numpy", "boucle"}
+        plain = ("boucle", "scikit-learn", "skops", "pandas", "numpy")
+        others = {name for top in tops if top[0] != "_" for name in distributions().get(top, ())}
+        return (*plain, *sorted(others - {*plain}))
 
 
 class SklearnPredictor:
@@ -117,6 +123,34 @@ def _column(values: np.ndarray[Any, Any]) -> pa.Array:
 
 def _word(label: Any) -> str:
     return str(label.item() if hasattr(label, "item") else label)
+
+
+def _settle(file: Path) -> None:
+    """Make the bytes of a skops file those of the model alone: skops writes the time, and names parts by their place in
+    memory."""
+    with zipfile.ZipFile(file) as archive:
+        schema = json.loads(archive.read("schema.json"))
+        parts = {info.filename: archive.read(info) for info in archive.infolist() if info.filename != "schema.json"}
+    numbers: dict[int, int] = {}
+    names: dict[str, str] = {}
+
+    def renamed(node: Any) -> Any:
+        if isinstance(node, list):
+            return [renamed(n) for n in node]
+        if not isinstance(node, dict):
+            return node
+        out = {k: renamed(v) for k, v in node.items()}
+        if isinstance(node.get("__id__"), int):
+            out["__id__"] = numbers.setdefault(node["__id__"], len(numbers))
+        if isinstance(node.get("file"), str) and node["file"] in parts:
+            out["file"] = names.setdefault(node["file"], f"{len(names)}{Path(node['file']).suffix}")
+        return out
+
+    schema = renamed(schema)
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, content in parts.items():
+            archive.writestr(zipfile.ZipInfo(names.get(name, name)), content)
+        archive.writestr(zipfile.ZipInfo("schema.json"), json.dumps(schema))
 
 
 def _class_at(path: str) -> Any:

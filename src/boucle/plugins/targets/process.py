@@ -165,7 +165,9 @@ def _environment(added: Mapping[str, str]) -> dict[str, str]:
         # It runs in another folder, where relative entries would mean something else.
         parts = [str(Path(part).absolute()) for part in os.environ["PYTHONPATH"].split(os.pathsep) if part]
         kept["PYTHONPATH"] = os.pathsep.join(parts)
-    return {**kept, "PYTHONUNBUFFERED": "1", **added}
+    # One row at a time is too little work to share among threads.
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    return {**threads, "OMP_WAIT_POLICY": "PASSIVE", **kept, "PYTHONUNBUFFERED": "1", **added}
 
 
 def _failed(placement: Placement, what: str, log: Path, began: int) -> Unavailable:
