@@ -1,16 +1,18 @@
-"""Writes the pages that are made from the code: docs/cli.md from the parser of the command line.
+"""Writes the pages that are made from the code: docs/cli.md from the parser, docs/python.md from the public names.
 
-    python docs/generate.py            write
-    python docs/generate.py --check    write nothing; exit code 1 when a page is not as it would be written
+python docs/generate.py            write
+python docs/generate.py --check    write nothing; exit code 1 when a page is not as it would be written
 """
 
 from __future__ import annotations
 
 import argparse
+import inspect
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import boucle
 from boucle.faces.cli.main import COMMANDS, build
 
 DOCS = Path(__file__).parent
@@ -25,7 +27,7 @@ def cli() -> str:
         "<!-- made by docs/generate.py from the parser; do not edit -->",
         "",
         "Every command also takes `--json` (print JSON for machines) and `-C FOLDER` (the project's folder; here when left",
-        "out). [Errors](errors.md) lists the exit codes. `eval \"$(boucle completion bash)\"` completes commands and options.",
+        'out). [Errors](errors.md) lists the exit codes. `eval "$(boucle completion bash)"` completes commands and options.',
         "",
         "| command | what it does |",
         "|---|---|",
@@ -82,10 +84,30 @@ def _named(action: argparse.Action) -> str:
 
 
 def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("<", "&lt;")
+    parts = text.replace("|", "\\|").split("`")
+    return "`".join(part if i % 2 else part.replace("<", "&lt;") for i, part in enumerate(parts))
 
 
-PAGES = {"cli.md": cli}
+def python() -> str:
+    """The public names."""
+    lines = [
+        "# Python",
+        "",
+        "<!-- made by docs/generate.py from the docstrings; do not edit -->",
+        "",
+        "`import boucle` costs next to nothing: each name is imported when it is first used. Functions take the workspace first.",
+        "`help(boucle.train)` tells more.",
+        "",
+        "| name | what it is |",
+        "|---|---|",
+    ]
+    for name in sorted(boucle.__all__, key=lambda n: (n[0].isupper(), n)):
+        said = (inspect.getdoc(getattr(boucle, name)) or "").partition("\n\n")[0]
+        lines.append(f"| `boucle.{name}` | {_cell(' '.join(said.split()))} |")
+    return "\n".join(lines) + "\n"
+
+
+PAGES = {"cli.md": cli, "python.md": python}
 
 
 def main() -> int:

@@ -1,11 +1,17 @@
-"""What every test shares: one thread per native library, and asserts of the contract suites that say what differed."""
+"""What every test shares: one thread per native library, asserts of the contract suites that say what differed, and no
+verdicts from the clock."""
 
 import os
-
-import pytest
 
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+import pytest  # noqa: E402
+from hypothesis import HealthCheck, settings  # noqa: E402
+
 pytest.register_assert_rewrite("boucle.testing")
+
+# A busy machine makes examples slow, which says nothing about the code.
+settings.register_profile("house", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("house")

@@ -25,15 +25,17 @@ if TYPE_CHECKING:
     from boucle.flow.watching import logged as logged
     from boucle.flow.watching import profiled as profiled
     from boucle.flow.watching import timed as timed
+    from boucle.ledger.datasets import commit as commit
     from boucle.ledger.datasets import load as load
     from boucle.ledger.lineage import impact as impact
-    from boucle.ledger.lineage import log_metrics as log_metrics
     from boucle.ledger.lineage import why as why
     from boucle.ledger.models import advance as promote  # noqa: F401
     from boucle.ledger.models import approve as approve
     from boucle.ledger.models import history as history
     from boucle.ledger.models import register as register
     from boucle.ledger.models import rollback as rollback
+    from boucle.ledger.recording import log_metrics as log_metrics
+    from boucle.ledger.recording import running as running
     from boucle.ledger.runs import track as track
     from boucle.ml.train import train as train
     from boucle.ops.ask import predict as predict
@@ -48,7 +50,8 @@ _PLACES = {
     "Run": "core.records", "Service": "core.records", "Column": "core.schema", "Schema": "core.schema",
     "ingest": "data.ingest", "validate": "data.validate", "execute": "flow.execute", "pipeline": "flow.step",
     "step": "flow.step", "logged": "flow.watching", "profiled": "flow.watching", "timed": "flow.watching",
-    "load": "ledger.datasets", "impact": "ledger.lineage", "log_metrics": "ledger.lineage", "why": "ledger.lineage",
+    "commit": "ledger.datasets", "load": "ledger.datasets", "impact": "ledger.lineage", "why": "ledger.lineage",
+    "log_metrics": "ledger.recording", "running": "ledger.recording",
     "promote": "ledger.models:advance", "approve": "ledger.models", "history": "ledger.models",
     "register": "ledger.models", "rollback": "ledger.models", "track": "ledger.runs", "train": "ml.train",
     "predict": "ops.ask", "deploy": "ops.deploy", "stop": "ops.deploy", "Workspace": "workspace", "init": "workspace",

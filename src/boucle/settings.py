@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from boucle.core.errors import Invalid
+from boucle.core.errors import Invalid, Unavailable
 
 FILE = "boucle.toml"
 FOLDER = ".boucle"
@@ -38,7 +38,7 @@ class Settings:
     @property
     def gates(self) -> Mapping[str, Any]:
         """The [gates] table: stage -> conditions."""
-        return dict(self.table.get("gates", {}))
+        return part(self.table, "gates", self.project / FILE)
 
 
 CHOICES = tuple(f.name for f in fields(Settings) if "help" in f.metadata)
@@ -53,12 +53,11 @@ def resolve(path: str | Path | None = None, *, environ: Mapping[str, str] | None
     environ = os.environ if environ is None else environ
     project = find_project(path)
     table = read_table(project / FILE)
-    given = table.get("boucle", {})
-    unknown = sorted(set(given) - set(CHOICES))
-    if unknown:
-        raise Invalid(
-            f"{project / FILE}: [boucle] has no setting {unknown[0]!r}", expected=f"one of {', '.join(CHOICES)}"
-        )
+    given = part(table, "boucle", project / FILE)
+    for names, place in ((given, f"{project / FILE}: [boucle] has"), (arguments, "there is")):
+        unknown = sorted(set(names) - set(CHOICES))
+        if unknown:
+            raise Invalid(f"{place} no setting {unknown[0]!r}", expected=f"one of {', '.join(CHOICES)}")
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
     for name in CHOICES:
@@ -91,12 +90,22 @@ def find_project(path: str | Path | None = None) -> Path:
     return start
 
 
+def part(table: Mapping[str, Any], name: str, path: Path) -> dict[str, Any]:
+    """A table within a TOML file; empty when it is not there."""
+    found = table.get(name, {})
+    if not isinstance(found, dict):
+        raise Invalid(f"{path}: {name} is {found!r}", expected=f"a table [{name}]", fix=f"edit {path}")
+    return dict(found)
+
+
 def read_table(path: Path) -> dict[str, Any]:
     """A TOML file as a mapping; empty when it is not there."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
+    except OSError as error:
+        raise Unavailable(f"cannot read {path}: {error.strerror}", expected="a file that may be read") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise Invalid(f"{path} is not valid TOML: {error}", expected="TOML in UTF-8", fix=f"edit {path}") from error
 

@@ -77,7 +77,12 @@ class Workspace:
         except FileNotFoundError:
             pass
         draft = self.root / f"key.{os.getpid()}.{secrets.token_hex(4)}"
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except OSError as error:
+            raise Unavailable(
+                f"cannot make {path}: {error.strerror}", expected="a folder that may be written to"
+            ) from error
         with os.fdopen(descriptor, "wb") as file:
             file.write(secrets.token_bytes(32))
             file.flush()

@@ -159,3 +159,21 @@ def test_no_batches():
     empty = Frame(frames.schema_of(TABLE.schema), lambda _: iter(()))
     assert empty.table().schema == arrow_schema(empty.schema)
     assert empty.head().num_rows == 0
+
+
+@given(st.integers(0, 300), st.integers(0, 120), st.integers(0, 5))
+def test_sample_draws_rows_in_order_without_repeating(rows, wanted, seed):
+    frame = Frame.of(pa.table({"x": pa.array(range(rows), pa.int64())}))
+    drawn = frame.sample(wanted, seed).table().column("x").to_pylist()
+    assert len(drawn) == min(rows, wanted)
+    assert drawn == sorted(set(drawn))
+    assert drawn == frame.sample(wanted, seed).table().column("x").to_pylist()
+
+
+def test_sample_draws_each_row_about_equally_often():
+    frame = Frame.of(pa.table({"x": range(10)}))
+    counts = [0] * 10
+    for seed in range(400):
+        for x in frame.sample(3, seed).table().column("x").to_pylist():
+            counts[x] += 1
+    assert all(80 < c < 160 for c in counts), counts  # 120 expected, 4 standard deviations about 37

@@ -190,7 +190,9 @@ class Python:
 def reading(folder: Path) -> Iterator[tuple[Shell, Python]]:
     """A shell and a Python in a folder of their own; the services that they leave behind are stopped."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("BOUCLE_", "PYTEST_", "PYTHON", "COV_", "GIT_"))}
-    people = {f"GIT_{who}_{what}": "reader@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+    people = {
+        f"GIT_{who}_{what}": "reader@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")
+    }
     environment = {
         **kept,
         **people,
@@ -256,7 +258,9 @@ def _run_commands(block: Block, where: str, shell: Shell) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_blocks_are_where_they_are_found(page: Path) -> None:
     found = blocks(page)
-    assert page.read_text(encoding="utf-8").count("```") == 2 * len(found) + 2 * sum(b.expected is not None for b in found)
+    assert page.read_text(encoding="utf-8").count("```") == 2 * len(found) + 2 * sum(
+        b.expected is not None for b in found
+    )
     assert not [b for b in found if b.indented and b.language in ("python", "console", "bash")]
     assert {b.language for b in found} <= {"python", "console", "bash", "text", "toml", "json", "csv", "mermaid", "sql"}
 

@@ -41,9 +41,9 @@ class Recorder:
 @pytest.fixture
 def recorder():
     recorder = Recorder()
-    token = lineage.active.set(recorder)
+    token = recording.active.set(recorder)
     yield recorder
-    lineage.active.reset(token)
+    recording.active.reset(token)
 
 
 def test_versions_are_numbered(ws):

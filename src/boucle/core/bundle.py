@@ -20,6 +20,7 @@ import math
 import platform
 import re
 import time
+import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -27,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from blake3 import blake3
 
-from boucle.core.errors import Corrupt, Invalid, NotFound
+from boucle.core.errors import Corrupt, Invalid, NotFound, Refused
 from boucle.core.schema import INTEGERS, Schema
 from boucle.ports.framework import Framework, Predictor
 from boucle.ports.lookup import lookup
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 MANIFEST = "bundle.json"
+_KEYS = {"name", "task", "framework", "input", "output", "references", "metrics", "created", "python", "files"}
 TOLERANCE = 1e-9  # relative, for floats of golden outputs replayed on another machine or library build
 
 
@@ -126,18 +128,24 @@ def open_bundle(folder: str | Path, *, verify: bool = True) -> Bundle:
         raise NotFound(f"{root} is not a bundle", expected=f"a folder with {MANIFEST}") from None
     except ValueError as error:
         raise Corrupt(f"{root / MANIFEST} cannot be read: {error}", expected="JSON") from None
+    if not isinstance(manifest, dict):
+        raise Corrupt(f"{root / MANIFEST} holds a {type(manifest).__name__}", expected="a JSON object")
     if manifest.get("format") != FORMAT:
         raise Invalid(
             f"{root} has bundle format {manifest.get('format')}", expected=f"format {FORMAT}", fix="upgrade boucle"
         )
+    lacking = sorted(_KEYS - manifest.keys())
+    if lacking:
+        raise Corrupt(f"{root / MANIFEST} lacks {', '.join(lacking)}", expected="the manifest that was packed")
     if verify:
         _verify(root, manifest["files"])
     return Bundle(root, blake3(text).hexdigest(), manifest)
 
 
 def _verify(root: Path, files: Mapping[str, str]) -> None:
-    present = {p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file() and "__pycache__" not in p.parts}
-    strange = sorted(present - set(files) - {MANIFEST})
+    found = [p for p in root.rglob("*") if p.is_symlink() or not p.is_dir()]
+    present = {p.relative_to(root).as_posix() for p in found if not p.is_symlink()}
+    strange = sorted({p.relative_to(root).as_posix() for p in found} - {*files, MANIFEST})
     if strange:
         raise Corrupt(f"{root} holds {strange[0]}, which its manifest does not name", expected="only what was packed")
     for name, digest in files.items():
@@ -146,7 +154,7 @@ def _verify(root: Path, files: Mapping[str, str]) -> None:
             raise Corrupt(f"the manifest of {root} names {name!r}", expected="paths inside the bundle")
         if name not in present:
             raise Corrupt(f"{root} lacks {name}", expected="every file of the manifest")
-        if (root / name).is_symlink() or blake3((root / name).read_bytes()).hexdigest() != digest:
+        if blake3((root / name).read_bytes()).hexdigest() != digest:
             raise Corrupt(f"{root / name} is not what was packed", expected=f"BLAKE3 {digest[:16]}...")
 
 
@@ -185,7 +193,7 @@ def pack(
     `sample` holds raw input rows with the columns of `input`; the model's answers to them become the golden outputs.
     bundle.json is written last: without it there is no bundle.
     """
-    from boucle.core.frames import schema_of, to_rows
+    from boucle.core.frames import schema_of, to_batch, to_rows
 
     if sample.num_rows == 0:
         raise Invalid("the sample is empty", expected="at least one row of raw input, to replay as a proof")
@@ -209,15 +217,19 @@ def pack(
         "metrics": dict(metrics or {}),
         "created": time.time(),
     }
-    # Answers come from the packed copy, not from the model in memory: what is proved is what was written.
-    from boucle.core.frames import to_batch
-
-    draft = Bundle(folder, "", {**manifest, "output": {"columns": []}})
-    predicted = draft.load().predict(to_batch(input, input.decode(rows)))
+    batch = to_batch(input, input.decode(rows))
+    wanted = framework.predictor(model).predict(batch)
+    predicted = _of_copy(Bundle(folder, "", manifest), batch)
     if predicted.num_rows != len(rows) or "prediction" not in predicted.schema.names:
         raise Invalid(
             f"the model gave {predicted.num_rows} rows with columns {predicted.schema.names} for {len(rows)} rows",
             expected="one row per input row, with a column 'prediction'",
+        )
+    for path, before, after in differences(to_rows(wanted), to_rows(predicted)):
+        raise Refused(
+            f"the packed copy of {name} answers differently, first at {path}: {after!r} instead of {before!r}",
+            expected="the answers of the model itself, each time it is asked",
+            fix="seed what is random, and keep what the answers depend on in the model",
         )
     output = schema_of(predicted.schema, {n: predicted.column(n).null_count > 0 for n in predicted.schema.names})
     manifest["output"] = output.to_json()
@@ -230,6 +242,19 @@ def pack(
     }
     _write_json(folder / MANIFEST, manifest)
     return open_bundle(folder, verify=False)
+
+
+def _of_copy(draft: Bundle, batch: pa.RecordBatch) -> pa.RecordBatch:
+    try:
+        return draft.load().predict(batch)
+    except Exception as error:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        raise Refused(
+            f"the packed copy of {draft.name} fails where the model answered: {type(error).__name__}: {error} "
+            f"({last.filename}:{last.lineno})",
+            expected="a model that needs nothing but what is packed with it",
+            fix="keep its code in modules, and the files it reads in the package folder of the module",
+        ) from error
 
 
 def replay(bundle: Bundle, predictor: Predictor | None = None) -> list[str]:

@@ -132,6 +132,28 @@ class Frame:
         taken = Frame.of(table)
         return Frame(self.schema, taken._opener, table.num_rows)
 
+    def sample(self, rows: int, seed: int = 0) -> Frame:
+        """That many rows drawn at random without replacement, in their order; all of them when there are no more. The same
+        seed gives the same rows. Memory holds the sample and one batch."""
+        import numpy as np
+
+        if rows < 0:
+            raise Invalid(f"a sample of {rows} rows", expected="0 or more")
+        random = np.random.default_rng(seed)
+        # Each row gets a random number, and the smallest win: one pass, whatever the length.
+        kept: pa.Table | None = None
+        numbers = np.empty(0)
+        for batch in self.batches():
+            fresh = random.random(batch.num_rows)
+            joined = pa.Table.from_batches([batch])
+            kept = joined if kept is None else pa.concat_tables([kept, joined])
+            numbers = np.concatenate([numbers, fresh])
+            if len(numbers) > rows:
+                chosen = np.sort(np.argpartition(numbers, rows)[:rows]) if rows else np.empty(0, dtype=np.int64)
+                kept, numbers = kept.take(pa.array(chosen)), numbers[chosen]
+        drawn = Frame.of(arrow_schema(self.schema).empty_table() if kept is None else kept)
+        return Frame(self.schema, drawn._opener, drawn.rows)
+
     def head(self, n: int = 10) -> pa.Table:
         """The first rows as an Arrow table; reads no more batches than it must."""
         got: list[pa.RecordBatch] = []

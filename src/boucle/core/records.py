@@ -89,7 +89,7 @@ class Code(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run(Record):
-    """One execution: of a pipeline, of one of its steps, or of a plain `with boucle.run(...)` block."""
+    """One execution: of a pipeline, of one of its steps, or of a plain `with boucle.track(...)` block."""
 
     KIND: ClassVar[str] = "run"
 

@@ -139,8 +139,8 @@ def packed(folder: Path) -> Iterator[None]:
     are loaded already; those have their names back afterwards. The folder stays a place to import from."""
     folder = folder.resolve()
     tops = {p.stem for p in folder.glob("*") if p.suffix == ".py" or p.is_dir()}
-    names = [n for n in sys.modules if n.partition(".")[0] in tops]
-    others = {n: sys.modules.pop(n) for n in names if not _lies_in(sys.modules[n], folder)}
+    names = [n for n, m in sys.modules.items() if n.partition(".")[0] in tops and not _lies_in(m, folder)]
+    others = {n: sys.modules.pop(n) for n in names}
     finder = next((f for f in sys.meta_path if isinstance(f, _Finder) and f.folder == folder), None)
     if finder is not None:
         sys.meta_path.remove(finder)

@@ -50,24 +50,29 @@ class Gate:
         """Read a gate; raises `Invalid` for a key or value that does not fit."""
         if stage not in STAGES:
             raise NotFound.named("stage", stage, STAGES, fix=f"rename [gates.{stage}] in boucle.toml")
+        wrong = Invalid(
+            f"[gates.{stage}] holds a value of the wrong kind: {table}",
+            expected="for example minimum = { roc_auc = 0.8 }, verdicts = ['proof'], approvals = 1",
+        )
+        if not isinstance(table, Mapping) or isinstance(table.get("verdicts"), str):
+            raise wrong
         names = {f.name for f in fields(cls)} - {"stage"}
         unknown = sorted(set(table) - names)
         if unknown:
             raise Invalid(f"[gates.{stage}] has no key {unknown[0]!r}", expected=f"one of {', '.join(sorted(names))}")
-        values = dict(table)
-        if "verdicts" in values:
-            values["verdicts"] = tuple(values["verdicts"])
         try:
-            gate = cls(stage, **values)
+            gate = cls(stage, **{**table, **({"verdicts": tuple(table["verdicts"])} if "verdicts" in table else {})})
             numbers = [*gate.minimum.values(), *gate.maximum.values(), gate.margin, gate.approvals]
-            fits = all(isinstance(n, int | float) and not isinstance(n, bool) for n in numbers)
         except (TypeError, AttributeError):
-            fits = False
-        if not fits:
-            raise Invalid(
-                f"[gates.{stage}] holds a value of the wrong kind: {dict(table)}",
-                expected="for example minimum = { roc_auc = 0.8 }, verdicts = ['proof'], approvals = 1",
-            )
+            raise wrong from None
+        if not (
+            all(isinstance(n, int | float) and not isinstance(n, bool) for n in numbers)
+            and all(isinstance(w, str) for w in (*gate.verdicts, gate.better))
+            and isinstance(gate.approvals, int)
+            and isinstance(gate.significant, bool)
+            and gate.come_from in ("", *STAGES)
+        ):
+            raise wrong
         return gate
 
 

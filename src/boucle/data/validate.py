@@ -11,7 +11,7 @@ from boucle.core.errors import Invalid
 from boucle.core.records import Dataset, Edge, Event, Verdict
 from boucle.core.refs import Ref, new_id
 from boucle.core.schema import INTEGERS
-from boucle.ledger import datasets, lineage
+from boucle.ledger import datasets, recording
 from boucle.measure.quality import ColumnProfile, Profile
 from boucle.ports.lookup import lookup
 
@@ -46,7 +46,7 @@ def validate(ws: datasets.Ledger, ref: Ref | str, checks: Checks) -> list[Verdic
                 score=finding.score,
                 threshold=finding.threshold,
                 evidence={"options": dict(options), "digest": dataset.digest, **finding.evidence},
-                run=lineage.current_run(),
+                run=recording.current_run(),
                 created=time.time(),
                 actor=ws.actor,
             )

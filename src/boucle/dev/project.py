@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import keyword
 import re
 import shutil
 import tempfile
@@ -47,9 +49,14 @@ def new(name: str, folder: Path, *, dataset: str, target: str, source: str = "")
             f"{folder} holds something already", expected="a new or empty folder", fix="choose another name or folder"
         )
     function = re.sub(r"\W", "_", name)
+    taken = (
+        function[0].isdigit()
+        or keyword.iskeyword(function)
+        or function in ("boucle", "pipeline", "rows", "step", "steps")
+    )
     words = {
         "name": name,
-        "function": function if not function[0].isdigit() else f"model_{function}",
+        "function": f"model_{function}" if taken else function,
         "dataset": dataset,
         "target": _quoted(target),
         "source": source or dataset,
@@ -77,5 +84,5 @@ def new(name: str, folder: Path, *, dataset: str, target: str, source: str = "")
 
 
 def _quoted(text: str) -> str:
-    """As a TOML and Python string alike."""
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    """As a string of TOML and Python alike, which JSON's are."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")

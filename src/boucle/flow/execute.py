@@ -7,9 +7,9 @@ from there. Ctrl-C starts nothing more, ends isolated steps, and leaves the run 
 
 from __future__ import annotations
 
-import io
 import json
 import os
+import pickle
 import queue
 import random
 import sys
@@ -19,22 +19,21 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager, nullcontext
-from contextvars import ContextVar
+from contextlib import nullcontext
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 from boucle.core.errors import BoucleError, StepFailed
 from boucle.core.reach import Reached
 from boucle.core.records import Artifact, Dataset, Run
 from boucle.core.refs import new_id
 from boucle.core.schema import jsonable
-from boucle.flow.plan import INTERPRETER, Argument, Lookup, file_digest, map_items
-from boucle.flow.step import Graph, Node, Output, Pipeline, Step
+from boucle.flow.capture import Log, captured, observed
+from boucle.flow.plan import INTERPRETER, Argument, Lookup, calls, file_digest
+from boucle.flow.step import Graph, Node, Output, Pipeline, Step, node_of, path_of
 from boucle.flow.values import Result, Stored, as_table, composite, decode, encode, select
 from boucle.ledger import code as codes
-from boucle.ledger import datasets, lineage, runs
+from boucle.ledger import datasets, recording, runs
 
 if TYPE_CHECKING:
     from boucle.ports.engine import Engine
@@ -99,7 +98,7 @@ def execute(
     """
     runs.recover(ws)
     graph = pipeline.trace(arguments or {})
-    return _Execution(ws, pipeline, graph, Lookup(ws, force), listen or (lambda _: None), seed).go()
+    return _Execution(ws, pipeline, graph, Lookup(ws, force, seed), listen or (lambda _: None), seed).go()
 
 
 @dataclass(slots=True, eq=False)
@@ -155,6 +154,7 @@ class _Execution:
     failures: list[tuple[Node, BaseException]] = field(default_factory=list)
     parts: dict[int, str] = field(default_factory=dict)
     quick: set[int] = field(default_factory=set)  # steps whose last call took less than QUICK
+    apart: set[Engine] = field(default_factory=set)  # what runs isolated steps now
     lock: threading.Lock = field(default_factory=threading.Lock)
     run: Any = None
 
@@ -170,11 +170,11 @@ class _Execution:
             seed=self.seed,
         )
         self.run.link("ran", str(code))
-        parent = lineage.current_run()
+        parent = recording.current_run()
         if parent:
             self.run.link("part_of", f"run:{parent}")
         try:
-            with self.ws.engine() as engine, _captured():
+            with self.ws.engine() as engine, captured():
                 self._walk(engine)
             if self.failures:
                 node, error = self.failures[0]
@@ -182,6 +182,8 @@ class _Execution:
             # Decoded while the run is still open: a record that cannot be read back must not count as finished.
             result = self._result(self.graph.result)
         except BaseException as error:
+            for engine in list(self.apart):
+                engine.cancel()
             cancelled = isinstance(error, KeyboardInterrupt)
             self.run.finish("cancelled" if cancelled else "failed", f"{type(error).__name__}: {error}")
             raise
@@ -202,13 +204,14 @@ class _Execution:
         for node in self.graph.nodes:
             for needed in node.needs:
                 takers.setdefault(needed.id, []).append(node)
-        calls = deque(c for n in self.graph.nodes if not waiting[n.id] for c in self._calls(n))
+        todo = deque(c for n in self.graph.nodes if not waiting[n.id] for c in self._calls(n))
         ended: queue.SimpleQueue[tuple[_Call, Future[Result]]] = queue.SimpleQueue()
         running = 0
 
         def done(call: _Call, result: Result) -> None:
             batch = call.batch
-            batch.results[call.index] = result
+            if call.arguments is not None:
+                batch.results[call.index] = result
             batch.left -= 1
             if batch.left:
                 return
@@ -216,12 +219,12 @@ class _Execution:
             for taker in takers.get(call.node.id, ()):
                 waiting[taker.id].discard(call.node.id)
                 if not waiting[taker.id]:
-                    calls.extend(self._calls(taker))
+                    todo.extend(self._calls(taker))
 
         # No more at once than keeps the workers busy: by then it shows whether a step is worth a thread.
         most = 2 * (self.ws.settings.workers or os.cpu_count() or 1)
-        while calls or running:
-            if not calls or running >= most:
+        while todo or running:
+            if not todo or running >= most:
                 call, future = ended.get()
                 running -= 1
                 failure = future.exception()
@@ -230,34 +233,24 @@ class _Execution:
                 else:
                     self.failures.append((call.node, failure))
                 continue
-            call = calls.popleft()
+            call = todo.popleft()
             try:
                 prepared = self._prepare(call) if call.arguments is not None else Result(composite("list", []), ())
                 if isinstance(prepared, Result):
                     done(call, prepared)
-                elif call.node.step.isolate or ((calls or running) and id(call.node.step) not in self.quick):
+                elif call.node.step.isolate or ((todo or running) and id(call.node.step) not in self.quick):
                     future = engine.submit(self._attempts, prepared)
                     running += 1
                     future.add_done_callback(lambda f, c=call: ended.put((c, f)))  # type: ignore[misc]
                 else:
                     # Nothing could run beside it, or a thread would cost more than the call.
                     done(call, self._attempts(prepared))
-            except Exception as error:  # noqa: BLE001  reported when all that can run has
+            except (Exception, SystemExit) as error:  # noqa: BLE001  reported when all that can run has
                 self.failures.append((call.node, error))
 
     def _calls(self, node: Node) -> list[_Call]:
         """The calls of a node whose inputs are known: one, or one per item it is mapped over."""
-        if node.mapped is None:
-            return [_Call(node, node.arguments, 0, _Batch([None], 1))]
-        items = node.arguments[node.mapped]
-        if isinstance(items, Output):
-            stored = self.lookup.argument(items, self.results).value
-            # Each item by itself, so that one that changed does not make the others run again.
-            if "items" in stored.value:
-                items = [Output(items.node, (*items.path, i)) for i in range(len(stored.value["items"]))]
-            else:
-                items = decode(self.ws, stored)
-        every = list(map_items(node, items))
+        every = calls(self.lookup, node, self.results)
         if not every:
             return [_Call(node, None, 0, _Batch([], 1))]
         batch = _Batch([None] * len(every), len(every))
@@ -291,7 +284,7 @@ class _Execution:
                 for ref in argument.refs:
                     tracked.link("used", ref)
             tracked.link("part_of", f"run:{self.run.id}")
-            log = _Log(label, self.listen)
+            log = Log(lambda text: self.listen(Progress("printed", label, text)))
             try:
                 stored = self._compute(step, arguments, tracked, log)
             except BaseException as error:
@@ -335,21 +328,21 @@ class _Execution:
                 "interpreter": INTERPRETER,
                 "label": prepared.call.node.label,
             },
-            params={n: _shown(a.value) for n, a in prepared.arguments.items() if not a.refs},
+            params={n: _shown(a.value) for n, a in prepared.arguments.items() if not (a.refs and _kept(a.value))},
             seed=self.seed,
             attempts=attempt,
         )
 
-    def _compute(self, step: Step, arguments: dict[str, Argument], tracked: runs.Tracked, log: _Log) -> Stored:
+    def _compute(self, step: Step, arguments: dict[str, Argument], tracked: runs.Tracked, log: Log) -> Stored:
         if step.isolate:
             return self._isolated(step, arguments, tracked, log)
-        with recording(tracked, log) as reads:
+        with observed(tracked, log) as reads:
             stored = compute(self.ws, step, arguments, self.seed)
         for path in reads:
             tracked.depend(f"file:{path}", file_digest(path))
         return stored
 
-    def _keep(self, prepared: _Prepared, tracked: runs.Tracked, stored: Stored, log: _Log) -> Result:
+    def _keep(self, prepared: _Prepared, tracked: runs.Tracked, stored: Stored, log: Log) -> Result:
         """Write the run, its artifacts and edges in one transaction."""
         node = prepared.call.node
         now = time.time()
@@ -377,26 +370,23 @@ class _Execution:
         self.listen(Progress("finished", node.label, prepared.why, seconds, *prepared.call.count))
         return Result(stored, (done.id,))
 
-    def _isolated(self, step: Step, arguments: dict[str, Argument], tracked: runs.Tracked, log: _Log) -> Stored:
+    def _isolated(self, step: Step, arguments: dict[str, Argument], tracked: runs.Tracked, log: Log) -> Stored:
         """In a process of its own; it opens the workspace by its settings and sends back only what was kept."""
         with self.ws.engine() as engine:
-            answer = engine.submit(
-                _in_child,
-                type(self.ws),
-                self.ws.settings,
-                step,
-                arguments,
-                self.seed,
-                tracked.record,
-                isolate=True,
-                timeout=step.timeout,
-            ).result()
-        stored, reads, links, text = answer
+            self.apart.add(engine)
+            try:
+                call = (_in_child, self.ws, step, arguments, self.seed, tracked.record)
+                answer = engine.submit(*call, isolate=True, timeout=step.timeout).result()
+            except BaseException:
+                tracked.salvage()
+                raise
+            finally:
+                self.apart.discard(engine)
+        state, text, stored, error = answer
+        tracked.resume(state)
         log.write(text)
-        for asked, digest in reads.items():
-            tracked.depend(asked, digest)
-        for relation, target in links:
-            tracked.link(relation, target)
+        if error is not None:
+            raise error
         return Stored.from_json(stored)
 
     def _parts(self, step: Step) -> str:
@@ -406,7 +396,7 @@ class _Execution:
                 self.parts[id(step)] = self.ws.blobs.put(json.dumps(reached.snapshot(), sort_keys=True).encode())
             return self.parts[id(step)]
 
-    def _keep_log(self, log: _Log) -> str:
+    def _keep_log(self, log: Log) -> str:
         return self.ws.blobs.put(log.text.getvalue().encode()) if log.text.tell() else ""
 
     def _note(self, outcome: Outcome) -> None:
@@ -432,9 +422,11 @@ class _Execution:
 
     def _result(self, value: Any) -> Any:
         if isinstance(value, Output):
-            return decode(self.ws, select(self.ws, self.results[value.node.id].stored, value.path))
+            return decode(self.ws, select(self.ws, self.results[node_of(value).id].stored, path_of(value)))
+        if isinstance(value, tuple) and hasattr(value, "_fields"):
+            return type(value)(*map(self._result, value))
         if isinstance(value, list | tuple):
-            return type(value)(self._result(v) for v in value) if not hasattr(value, "_fields") else value
+            return type(value)(map(self._result, value))
         if isinstance(value, dict):
             return {k: self._result(v) for k, v in value.items()}
         return value
@@ -460,155 +452,53 @@ def materialise(ws: Workspace, value: Any, wanted: Any) -> Any:
         if getattr(wanted, "__name__", "") == "Dataset":
             return value
         return as_table(datasets.frame(ws, value), wanted)
-    if isinstance(value, list) and value and all(isinstance(v, Argument) for v in value):
-        return [materialise(ws, v.value, None) for v in value]
+    if isinstance(value, list | tuple) and value and all(isinstance(v, Argument) for v in value):
+        return type(value)(materialise(ws, v.value, None) for v in value)
     if isinstance(value, dict) and value and all(isinstance(v, Argument) for v in value.values()):
         return {k: materialise(ws, v.value, None) for k, v in value.items()}
     return value
 
 
 def _in_child(
-    opener: Callable[[Any], Any], settings: Any, step: Step, arguments: dict[str, Argument], seed: int, record: Run
-) -> tuple[Any, ...]:
-    with opener(settings) as ws:
+    ws: Workspace, step: Step, arguments: dict[str, Argument], seed: int, record: Run
+) -> tuple[dict[str, Any], str, Any, Exception | None]:
+    """What became of a call, with what it logged and touched either way."""
+    with ws:
         tracked = runs.Tracked(ws, record)
-        log = _Log(step.name, lambda _: None)
-        with _captured(), recording(tracked, log) as reads:
-            stored = compute(ws, step, arguments, seed)
+        log = Log(lambda _: None)
+        stored, failure = None, None
+        with captured(), observed(tracked, log) as reads:
+            try:
+                stored = compute(ws, step, arguments, seed).to_json()
+            except Exception as error:  # noqa: BLE001  it is raised again where the step was started
+                failure = _portable(error)
         for path in reads:
             tracked.depend(f"file:{path}", file_digest(path))
-        return stored.to_json(), tracked.reads, tracked.links, log.text.getvalue()
+        return tracked.state(), log.text.getvalue(), stored, failure
 
 
-# What a step prints, and which files it opens, is told apart by context variables, so that steps in threads do not mix.
-
-
-class _Log:
-    __slots__ = ("_label", "_listen", "text")
-
-    def __init__(self, label: str, listen: Listener) -> None:
-        self.text = io.StringIO()
-        self._label, self._listen = label, listen
-
-    def write(self, text: str) -> None:
-        self.text.write(text)
-        if text.strip():
-            # The listener may print, and that is not the step's.
-            token = _log.set(None)
-            try:
-                self._listen(Progress("printed", self._label, text))
-            finally:
-                _log.reset(token)
-
-
-_log: ContextVar[_Log | None] = ContextVar("boucle_step_log", default=None)
-_opened: ContextVar[dict[str, bool] | None] = ContextVar("boucle_step_files", default=None)
-
-
-class _Splitter(io.TextIOBase):
-    """Stands in for stdout or stderr: what a step prints goes to its log, all else where it went before."""
-
-    def __init__(self, original: TextIO) -> None:
-        self._original = original
-
-    def write(self, text: str) -> int:
-        log = _log.get()
-        if log is None:
-            return self._original.write(text)
-        log.write(text)
-        return len(text)
-
-    def flush(self) -> None:
-        self._original.flush()
-
-    def isatty(self) -> bool:
-        return False
-
-    @property
-    def encoding(self) -> str:  # type: ignore[override]
-        return self._original.encoding
-
-    def fileno(self) -> int:
-        return self._original.fileno()
-
-
-_captures = 0
-_captures_lock = threading.Lock()
-
-
-@contextmanager
-def _captured() -> Iterator[None]:
-    global _captures  # noqa: PLW0603  the streams are the process's own, so their guard is too
-    with _captures_lock:
-        _captures += 1
-        if _captures == 1:
-            sys.stdout, sys.stderr = _Splitter(sys.stdout), _Splitter(sys.stderr)
+def _portable(error: Exception) -> Exception:
+    """The error, or one that says the same where it cannot go to another process; with its traceback as a note."""
+    error.add_note("in its own process:\n" + _traceback(error).rstrip())
     try:
-        yield
-    finally:
-        with _captures_lock:
-            _captures -= 1
-            if _captures == 0 and isinstance(sys.stdout, _Splitter) and isinstance(sys.stderr, _Splitter):
-                sys.stdout, sys.stderr = sys.stdout._original, sys.stderr._original
-
-
-@contextmanager
-def recording(tracked: runs.Tracked, log: _Log) -> Iterator[list[Path]]:
-    """While it is open, reads, prints and opened files in this context belong to the run. The list of files that were
-    read is filled when it closes."""
-    _install_audit()
-    opened: dict[str, bool] = {}
-    found: list[Path] = []
-    tokens = (lineage.active.set(tracked), _log.set(log), _opened.set(opened))
-    try:
-        yield found
-    finally:
-        lineage.active.reset(tokens[0])
-        _log.reset(tokens[1])
-        _opened.reset(tokens[2])
-        root = str(tracked.ws.root)
-        found += [
-            Path(p) for p, written in opened.items() if not written and not p.startswith(root) and Path(p).is_file()
-        ]
-
-
-_audited = False
-_SYSTEM = tuple(
-    {
-        os.path.realpath(p) + os.sep
-        for p in (sys.prefix, sys.base_prefix, "/proc", "/dev", "/sys", "/etc", "/usr", "/run")
-    }
-)
-
-
-def _install_audit() -> None:
-    """Python tells audit hooks of every file it opens (PEP 578); a hook cannot be taken away again, so there is one."""
-    global _audited  # noqa: PLW0603
-    if not _audited:
-        _audited = True
-        sys.addaudithook(_on_audit)
-
-
-def _on_audit(event: str, arguments: tuple[Any, ...]) -> None:
-    if event != "open":
-        return
-    opened = _opened.get()
-    if opened is None:
-        return
-    path, mode, flags = arguments
-    if isinstance(path, bytes):
-        path = os.fsdecode(path)
-    if not isinstance(path, str) or path.endswith((".py", ".pyc")):
-        return
-    real = os.path.realpath(path)
-    if real.startswith(_SYSTEM):
-        return
-    writes = bool(flags & (os.O_WRONLY | os.O_RDWR)) if isinstance(flags, int) else bool(set(mode or "r") & set("wax+"))
-    opened[real] = opened.get(real, False) or writes
+        pickle.loads(pickle.dumps(error))  # noqa: S301  our own, a moment ago
+    except Exception:  # noqa: BLE001  whatever its class does there
+        plain = StepFailed(f"{type(error).__name__}: {error}")
+        plain.__notes__ = error.__notes__
+        return plain
+    return error
 
 
 def _traceback(error: BaseException) -> str:
     return "".join(traceback.format_exception(error))
+
+
+def _kept(value: Any) -> bool:
+    """Whether the lineage of an argument says all there is to show of it."""
+    return isinstance(value, Stored | Dataset) or (
+        isinstance(value, list | tuple | dict)
+        and any(isinstance(v, Argument) for v in (value.values() if isinstance(value, dict) else value))
+    )
 
 
 def _shown(value: Any) -> Any:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import sys
+import traceback
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -11,7 +12,7 @@ from typing import Any
 
 from boucle.core.errors import Invalid, NotFound
 from boucle.flow.step import Pipeline
-from boucle.settings import FILE, Settings
+from boucle.settings import FILE, Settings, part
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +27,7 @@ class Entry:
 def entries(settings: Settings) -> dict[str, Entry]:
     """The pipelines that boucle.toml names."""
     found = {}
-    for name, table in settings.table.get("pipelines", {}).items():
+    for name, table in part(settings.table, "pipelines", settings.project / FILE).items():
         if not isinstance(table, dict) or not isinstance(table.get("call"), str) or ":" not in table["call"]:
             raise Invalid(
                 f"{settings.project / FILE}: [pipelines.{name}] is {table!r}",
@@ -69,17 +70,28 @@ def load(settings: Settings, name: str = "") -> tuple[Pipeline, dict[str, Any]]:
 
 
 def _module(project: Path, name: str) -> ModuleType:
-    if str(project) not in sys.path:
-        sys.path.insert(0, str(project))
+    if sys.path[:1] != [str(project)]:
+        sys.path[:] = [str(project), *(p for p in sys.path if p != str(project))]
         importlib.invalidate_caches()
-    loaded = sys.modules.get(name)
-    place = getattr(loaded, "__file__", None)
-    if loaded is not None and place and not Path(place).resolve().is_relative_to(project):
+    own = {p.stem for p in project.iterdir() if p.suffix == ".py" or (p / "__init__.py").is_file()}
+    for loaded, module in list(sys.modules.items()):
         # Two projects in one process may both have a pipeline.py.
-        del sys.modules[name]
+        place = getattr(module, "__file__", None)
+        if loaded.partition(".")[0] in own and place and not Path(place).resolve().is_relative_to(project):
+            del sys.modules[loaded]
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name == name.partition(".")[0]:
             raise NotFound(f"no module {name!r} in {project}", expected=f"{project / name}.py") from error
-        raise
+        raise _unusable(name, error) from error
+    except Exception as error:
+        raise _unusable(name, error) from error
+
+
+def _unusable(name: str, error: Exception) -> Invalid:
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    place = f"{error.filename}:{error.lineno}" if isinstance(error, SyntaxError) else f"{last.filename}:{last.lineno}"
+    return Invalid(
+        f"{name} cannot be imported: {type(error).__name__}: {error} ({place})", expected="a module that imports"
+    )

@@ -8,6 +8,7 @@ the workspace's key; what does not carry that signature is never unpickled.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hmac
 import importlib
 import io
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from blake3 import blake3
 
 from boucle.core.errors import Corrupt, Invalid, NotFound
+from boucle.core.reach import reach, value_digest
 from boucle.core.records import RECORDS, Record
 from boucle.ports import lookup as plugins
 
@@ -75,35 +77,39 @@ class Result:
 
     def part(self, ws: Workspace, path: tuple[str | int, ...], mapped: bool) -> tuple[Stored, tuple[str, ...]]:
         """A part of it, and the references of what it is: artifacts, and for plain values the runs they lie in."""
-        stored = select(ws, self.stored, path) if path else self.stored
-        refs = [f"artifact:{leaf.digest}" for _, leaf in stored.artifacts()]
-        if any(leaf.plain for _, leaf in stored.leaves()):
+        kept, inside = _kept_at(self.stored, path)
+        refs = [f"artifact:{leaf.digest}" for _, leaf in kept.artifacts()]
+        refs += [f"{leaf.value['kind']}:{leaf.value['key']}" for _, leaf in kept.leaves() if leaf.type == "record"]
+        if any(leaf.plain for _, leaf in kept.leaves()):
             one = mapped and path and isinstance(path[0], int)
             refs += [f"run:{r}" for r in (self.runs[path[0] : path[0] + 1] if one else self.runs)]  # type: ignore[operator, index]
-        return stored, tuple(dict.fromkeys(refs))
+        return _inside(ws, kept, inside), tuple(dict.fromkeys(refs))
 
 
-def encode(ws: Workspace, value: Any) -> Stored:
+def encode(ws: Workspace, value: Any, depth: int = 0) -> Stored:
     """Keep a value; raises `Invalid` when nothing can."""
-    kind = type(value)
+    kind: Any = type(value)
+    local = "<locals>" in kind.__qualname__  # nobody could find such a class again
     if value is None or kind in (bool, int, float, str):
         return _json(ws, value)
     module = kind.__module__.partition(".")[0]
     if isinstance(value, Record):
         key = {"codec": "record", "kind": value.KIND, "key": value.key}
         return Stored(_digest(key), "record", key)
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        items = [(f, encode(ws, getattr(value, f))) for f in value._fields]
-        return composite("named", items, {"class": _path_of(kind)})
     if isinstance(value, list | dict) and _plain(value):
         return _json(ws, value)
-    if kind in (tuple, list):
-        return composite(kind.__name__, [(i, encode(ws, v)) for i, v in enumerate(value)])
-    if kind is dict and all(isinstance(k, str) for k in value):
-        return composite("dict", [(k, encode(ws, v)) for k, v in value.items()])
-    if hasattr(kind, "to_json") and hasattr(kind, "from_json") and not isinstance(value, type):
-        content = {"codec": "object", "class": _path_of(kind), "json": value.to_json()}
-        return _kept_json(ws, content, "object")
+    if depth < _DEEPEST:
+        if isinstance(value, tuple) and hasattr(value, "_fields") and not local:
+            items = [(f, encode(ws, getattr(value, f), depth + 1)) for f in value._fields]
+            return composite("named", items, _class(kind))
+        if kind in (tuple, list):
+            return composite(kind.__name__, [(i, encode(ws, v, depth + 1)) for i, v in enumerate(value)])
+        if kind is dict and all(type(k) is str for k in value):
+            return composite("dict", [(k, encode(ws, v, depth + 1)) for k, v in value.items()])
+    if hasattr(kind, "to_json") and hasattr(kind, "from_json") and not isinstance(value, type) and not local:
+        content = value.to_json()
+        if _plain(content):
+            return _kept_json(ws, {"codec": "object", **_class(kind), "json": content}, "object")
     if _is_table(value, module):
         return _table(ws, value, module)
     if module == "numpy" and kind.__name__ == "ndarray" and not value.dtype.hasobject:
@@ -117,10 +123,23 @@ def encode(ws: Workspace, value: Any) -> Stored:
         framework = plugins.lookup("framework", name)()
         if name != "python" and framework.accepts(value):
             return _model(ws, value, framework)
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        items = [(f.name, encode(ws, getattr(value, f.name))) for f in dataclasses.fields(value) if f.init]
-        return composite("dataclass", items, {"class": _path_of(kind)})
+    if depth < _DEEPEST and not local and _only_fields(value):
+        fields = [f.name for f in dataclasses.fields(value)]
+        return composite("dataclass", [(f, encode(ws, getattr(value, f), depth + 1)) for f in fields], _class(kind))
     return _pickled(ws, value)
+
+
+_DEEPEST = 50  # parts within parts that are kept one by one
+
+
+def _only_fields(value: Any) -> bool:
+    """Whether a value is a dataclass whose fields are all there is to it, so that it can be made again from them."""
+    kind = type(value)
+    if not dataclasses.is_dataclass(kind) or kind.__new__ is not object.__new__:
+        return False
+    names = {f.name for f in dataclasses.fields(kind)}
+    slots = {s for c in kind.__mro__ for s in c.__dict__.get("__slots__", ())} - {"__weakref__"}
+    return {*getattr(value, "__dict__", {}), *slots} <= names and all(hasattr(value, n) for n in names)
 
 
 def decode(ws: Workspace, stored: Stored, wanted: Any = None) -> Any:
@@ -157,27 +176,52 @@ def decode(ws: Workspace, stored: Stored, wanted: Any = None) -> Any:
             return _unpickled(ws, how)
         case "list" | "tuple" | "named" | "dict" | "dataclass" as codec:
             parts = {key: decode(ws, Stored.from_json(item)) for key, item in how["items"]}
-            if codec in ("named", "dataclass"):
+            if codec == "named":
                 return _class_at(how["class"])(**parts)
+            if codec == "dataclass":
+                made = object.__new__(_class_at(how["class"]))
+                for name, part in parts.items():  # as they were, without what __init__ would make of them
+                    object.__setattr__(made, name, part)
+                return made
             return {"list": list, "tuple": tuple}[codec](parts.values()) if codec != "dict" else parts
     raise Corrupt(f"a value was kept with the unknown codec {how['codec']!r}", fix="upgrade boucle")
 
 
 def select(ws: Workspace, stored: Stored, path: tuple[str | int, ...]) -> Stored:
     """A part of a kept value, without reading the other parts where they were kept one by one."""
+    return _inside(ws, *_kept_at(stored, path))
+
+
+def _kept_at(stored: Stored, path: tuple[str | int, ...]) -> tuple[Stored, tuple[str | int, ...]]:
+    """As far down a path as parts were kept one by one, and the rest of the path."""
+    while path and "items" in stored.value:
+        key, *rest = path
+        items = dict(stored.value["items"])
+        if isinstance(key, int) and stored.value["codec"] != "dict":
+            places = list(items)
+            if not -len(places) <= key < len(places):
+                raise NotFound(f"no part {key} of {len(places)}", expected=f"a number below {len(places)}")
+            key = places[key]
+        if key not in items:
+            raise NotFound.named("part", str(key), map(str, items))
+        stored, path = Stored.from_json(items[key]), tuple(rest)
+    return stored, path
+
+
+def _inside(ws: Workspace, stored: Stored, path: tuple[str | int, ...]) -> Stored:
+    if not path:
+        return stored
+    part = decode(ws, stored)
     for key in path:
-        if "items" in stored.value:
-            items = {str(k): v for k, v in stored.value["items"]}
-            if stored.value["codec"] in ("named", "dataclass") and isinstance(key, int):
-                key = list(items)[key]  # noqa: PLW2901
-            if str(key) not in items:
-                raise NotFound.named("part", str(key), items)
-            stored = Stored.from_json(items[str(key)])
-        else:
-            whole = decode(ws, stored)
-            part = whole[key] if isinstance(key, int) or isinstance(whole, Mapping) else getattr(whole, key)
-            stored = encode(ws, part)
-    return stored
+        try:
+            part = part[key] if isinstance(key, int) or isinstance(part, Mapping) else getattr(part, key)
+        except (LookupError, AttributeError, TypeError) as error:
+            raise NotFound(
+                f"a {type(part).__name__} has no part {key!r}", expected="a part of what the step returned"
+            ) from error
+    if stored.value["codec"] == "json":
+        return Stored(_json_digest(part), "json", {"codec": "json", "json": part})  # it is kept within the whole
+    return encode(ws, part)
 
 
 def present(ws: Workspace, stored: Stored) -> bool:
@@ -261,11 +305,24 @@ def _model(ws: Workspace, value: Any, framework: Any) -> Stored:
 
 
 def _json(ws: Workspace, value: Any) -> Stored:
-    text = json.dumps(value, sort_keys=True, ensure_ascii=False).encode()
-    digest = blake3(text).hexdigest()
-    if len(text) <= INLINE:
+    text = json.dumps(value)  # in its order, which a later step may go by
+    digest = _json_digest(value)
+    if len(text) <= INLINE and _inline(value):
         return Stored(digest, "json", {"codec": "json", "json": value}, len(text))
-    return Stored(digest, "json", {"codec": "json", "blob": ws.blobs.put(text)}, len(text))
+    return Stored(digest, "json", {"codec": "json", "blob": ws.blobs.put(text.encode())}, len(text))
+
+
+def _json_digest(value: Any) -> str:
+    return blake3(json.dumps(value).encode()).hexdigest()
+
+
+def _inline(value: Any) -> bool:
+    """Whether the JSON of a record can carry it: a number that is finite, text that is Unicode."""
+    try:
+        json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
+    except ValueError:
+        return False
+    return True
 
 
 def _kept_json(ws: Workspace, content: dict[str, Any], kind: str) -> Stored:
@@ -294,7 +351,10 @@ def _pickled(ws: Workspace, value: Any) -> Stored:
             fix="return what later steps need in one of these forms",
         ) from None
     blob = ws.blobs.put(hmac.digest(ws.key, body, "sha256") + body)
-    return Stored(blake3(body).hexdigest(), "pickle", {"codec": "pickle", "blob": blob}, len(body))
+    reached = reach(value)
+    # Equal values may have different pickles (sets, say), and then what stands below need not run again.
+    digest = blake3(body + reached.digest.encode()).hexdigest() if reached.opaque else value_digest(value)
+    return Stored(digest, "pickle", {"codec": "pickle", "blob": blob}, len(body))
 
 
 def _unpickled(ws: Workspace, how: Mapping[str, Any]) -> Any:
@@ -323,8 +383,12 @@ def _digest(value: Any) -> str:
     return blake3(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def _path_of(kind: type) -> str:
-    return f"{kind.__module__}:{kind.__qualname__}"
+@functools.cache
+def _class(kind: type) -> dict[str, str]:
+    """How a class is found again, and for one of the user's own the digest of its code, which comes with its values."""
+    reached = reach(kind)
+    code = {"code": reached.digest} if reached.parts else {}
+    return {"class": f"{kind.__module__}:{kind.__qualname__}", **code}
 
 
 def _class_at(path: str) -> Any:

@@ -16,7 +16,7 @@ import tracemalloc
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
-from boucle.ledger import lineage
+from boucle.ledger import recording
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -37,7 +37,7 @@ def timed(function: Callable[P, R]) -> Callable[P, R]:
                 f"{function.__name__}.seconds": time.perf_counter() - wall,
                 f"{function.__name__}.cpu_seconds": time.process_time() - cpu,
             }
-            lineage.log_metrics(spent)
+            recording.log_metrics(spent)
             _log.info("%s took %.4f s", function.__qualname__, spent[f"{function.__name__}.seconds"])
 
     return watched
@@ -82,7 +82,7 @@ def profiled(function: Callable[P, R]) -> Callable[P, R]:
             peak = tracemalloc.get_traced_memory()[1] / 2**20
             if ours:
                 tracemalloc.stop()
-            lineage.log_metrics({f"{function.__name__}.peak_mb": peak})
+            recording.log_metrics({f"{function.__name__}.peak_mb": peak})
             text = io.StringIO()
             pstats.Stats(profile, stream=text).sort_stats("cumulative").print_stats(10)
             _say(f"{function.__qualname__}: peak {peak:.1f} MiB\n{text.getvalue().strip()}")
@@ -91,7 +91,7 @@ def profiled(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def _say(text: str) -> None:
-    if lineage.active.get() is not None:
+    if recording.active.get() is not None:
         print(text)  # noqa: T201  a step's own log
     else:
         _log.info(text)

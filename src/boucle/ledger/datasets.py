@@ -12,7 +12,7 @@ from boucle.core.records import Dataset, Event
 from boucle.core.refs import Ref, check_name
 from boucle.core.schema import Schema, check_evolution
 from boucle.core.where import field
-from boucle.ledger import lineage, tables
+from boucle.ledger import recording, tables
 from boucle.ports.blobs import Blobs
 from boucle.ports.store import Store
 
@@ -54,7 +54,7 @@ def commit(
         if before is not None:  # before anything is written; true nulls are only known after it
             check_evolution(name, _loosened(before), _nullable(frame.schema), renames)
     stored = frame if isinstance(frame, tables.Stored) else tables.write(ws.blobs, frame)
-    run = run or lineage.current_run()
+    run = run or recording.current_run()
     with ws.store.transaction():
         before = latest(ws, name)
         if before is not None and before.digest == stored.digest:
@@ -97,7 +97,7 @@ def commit(
                     },
                 )
             )
-    lineage.note_made(str(dataset.ref))
+    recording.note_made(str(dataset.ref))
     return dataset, new
 
 
@@ -182,7 +182,7 @@ def _no_version(ref: Ref, every: list[Dataset]) -> NotFound:
 def load(ws: Ledger, ref: Ref | str) -> Frame:
     """The table of a dataset version, lazily; an active run notes that it read it."""
     dataset = resolve(ws, ref)
-    lineage.note_read(str(dataset.ref), dataset.digest, str(ref))
+    recording.note_read(str(dataset.ref), dataset.digest, str(ref))
     return frame(ws, dataset)
 
 

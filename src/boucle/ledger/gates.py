@@ -29,7 +29,9 @@ class GateOutcome:
 
 def gate_for(ws: Workspace, stage: str) -> Gate:
     """The gate that boucle.toml sets; without one, the model must only be proved."""
-    return Gate.from_table(stage, ws.settings.gates.get(stage, {}))
+    # All are read, for one with a misspelt name would guard nothing and nobody would notice.
+    gates = {name: Gate.from_table(name, table) for name, table in ws.settings.gates.items()}
+    return gates.get(stage) or Gate.from_table(stage, {})
 
 
 def judge_model(ws: Workspace, model: Model, stage: str) -> GateOutcome:
@@ -105,7 +107,7 @@ def _answers(ws: Workspace, model: Model, holdout: Frame) -> Predictions:
     import numpy as np
 
     from boucle.core.frames import to_batch, to_rows
-    from boucle.ledger.models import materialise
+    from boucle.ledger.bundles import materialise
     from boucle.measure.scores import Predictions
 
     with tempfile.TemporaryDirectory(dir=ws.folder("tmp")) as scratch:

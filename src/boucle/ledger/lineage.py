@@ -1,113 +1,25 @@
-"""Lineage: edges that are written because something was read or written, and the graph they make.
+"""Lineage: the graph that the recorded edges make, walked both ways.
 
-While a run is active (a context variable, so threads and nested steps each have their own), the functions that read and
-write things report here; nobody declares an edge by hand. `why` walks the graph towards where something came from,
-`impact` towards all that it touched.
+`why` goes towards where something came from, `impact` towards all that it touched.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from contextvars import ContextVar
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-from boucle.core import graph, predictions
+from boucle.core import predictions
 from boucle.core.errors import Invalid, NotFound
 from boucle.core.records import RECORDS, Artifact, Code, Dataset, Model, Record, Run, Service
 from boucle.core.refs import KINDS, Ref
 from boucle.core.where import field as column
+from boucle.ledger import recording
 
 if TYPE_CHECKING:
     from boucle.workspace import Workspace
-
-
-class Recorder(Protocol):
-    """Whoever is running now and wants to know what is read and written."""
-
-    def read(self, ref: str, digest: str, asked: str) -> None:
-        """`ref` was read and had this digest; `asked` is the reference as given, which may point elsewhere later."""
-
-    def made(self, ref: str) -> None:
-        """`ref` was written."""
-
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Numbers of this run."""
-
-    @property
-    def ws(self) -> Workspace:
-        """The workspace it runs in."""
-
-    @property
-    def run(self) -> str:
-        """The id of the run."""
-
-    @property
-    def used(self) -> list[str]:
-        """What was read so far."""
-
-
-active: ContextVar[Recorder | None] = ContextVar("boucle_active_run", default=None)
-
-
-def note_read(ref: str, digest: str = "", asked: str = "") -> None:
-    """Called by every function that reads something with a reference."""
-    recorder = active.get()
-    if recorder is not None:
-        recorder.read(ref, digest, asked or ref)
-
-
-def note_made(ref: str) -> None:
-    """Called by every function that writes something with a reference."""
-    recorder = active.get()
-    if recorder is not None:
-        recorder.made(ref)
-
-
-def current_run() -> str:
-    """The id of the active run, or ''."""
-    recorder = active.get()
-    return recorder.run if recorder is not None else ""
-
-
-def running() -> Recorder:
-    """The active run; raises `Invalid` outside of one."""
-    recorder = active.get()
-    if recorder is None:
-        raise Invalid(
-            "no run is going on here",
-            expected="a call from inside a pipeline, or a `with boucle.track(...)` block",
-            fix="wrap it: with boucle.track(ws, 'name') as run: ...",
-        )
-    return recorder
-
-
-def log_metrics(metrics: Mapping[str, float], step: int | None = None) -> None:
-    """Numbers of the active run; outside of a run nothing happens, so that a step can be tried by itself."""
-    recorder = active.get()
-    if recorder is not None:
-        recorder.log_metrics(metrics, step)
-
-
-def used_now() -> list[str]:
-    """What the active run has read so far."""
-    recorder = active.get()
-    return recorder.used if recorder is not None else []
-
-
-def datasets_above(ws: Workspace, refs: list[str]) -> list[str]:
-    """The dataset versions that these things were made from, directly or through artifacts, sorted."""
-
-    def up(ref: str) -> Iterator[str]:
-        kind = ref.partition(":")[0]
-        if kind == "artifact":
-            yield from (e.source for e in ws.store.edges(target=ref, relation="made"))
-        elif kind == "run":
-            yield from (e.target for e in ws.store.edges(source=ref, relation="used"))
-
-    return sorted(r for r in graph.reach(refs, up) if r.startswith("dataset:"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,7 +208,7 @@ def _run_origins(ws: Workspace, run: Run, seen: set[str]) -> list[Node]:
             out.append(Node(str(parent), "part of", _facts(parent), tuple(_code_and_environment(ws, parent))))
     else:
         out += _code_and_environment(ws, run)
-    out += [_up(ws, source, "used", seen) for source in datasets_above(ws, [str(run)])]
+    out += [_up(ws, source, "used", seen) for source in recording.datasets_above(ws, [str(run)])]
     return out
 
 

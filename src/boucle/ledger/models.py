@@ -6,10 +6,6 @@ Every move between stages is an event with actor, reason and evidence, so that t
 
 from __future__ import annotations
 
-import json
-import shutil
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -17,13 +13,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from boucle.core.bundle import Bundle, framework_for, open_bundle, pack
+from boucle.core.bundle import framework_for, pack
 from boucle.core.errors import Invalid, NotFound, Refused
 from boucle.core.records import Artifact, Edge, Event, Model, Run, Verdict
 from boucle.core.refs import Ref, check_name, new_id, parse_time
 from boucle.core.stages import EXCLUSIVE, STAGES, check_move
 from boucle.core.where import field
-from boucle.ledger import environment, gates, lineage
+from boucle.ledger import bundles, environment, gates, recording
 from boucle.ledger.journal import note
 
 if TYPE_CHECKING:
@@ -32,7 +28,6 @@ if TYPE_CHECKING:
     from boucle.workspace import Workspace
 
 SAMPLE_ROWS = 20
-PROOF_SECONDS = 300.0
 
 
 def register(
@@ -65,8 +60,8 @@ def register(
     sample = _spread(data.select(schema.names))
     framework = framework_for(model)
     names = [*framework.requirements(model), *requirements]
-    run = lineage.current_run()
-    sources = lineage.datasets_above(ws, lineage.used_now())
+    run = recording.current_run()
+    sources = recording.datasets_above(ws, recording.used_now())
     roles = {"trained_on": _known(ws, trained), "tested_on": _known(ws, holdout)}
     references = {"run": run, "datasets": sources, "code": _code_of(ws, run), "actor": ws.actor, **roles}
     with tempfile.TemporaryDirectory(dir=ws.folder("tmp")) as scratch:
@@ -83,14 +78,14 @@ def register(
             metrics=metrics,
             card=card,
         )
-        proof = prove(bundle.folder)
+        proof = bundles.prove(bundle.folder)
         if not proof["ok"]:
             raise Refused(
                 f"{name} is not registered: the packed copy does not answer as the model did. {proof['said']}",
                 expected=f"the same answers to {len(bundle.golden)} rows in a clean process",
                 fix="pack everything the model needs: code in modules, files beside them, packages in `requirements`",
             )
-        artifact = _keep(ws, bundle, run)
+        artifact = bundles.keep(ws, bundle, run)
     kept = _keep_holdout(ws, holdout, target)
     now = time.time()
     with ws.store.transaction():
@@ -124,7 +119,7 @@ def register(
             edges.append(Edge(f"run:{run}", "made", str(record), now))
         ws.store.link(*edges)
         note(ws, "model.registered", str(record), digest=record.digest, run=run, metrics=dict(metrics or {}))
-    lineage.note_made(str(record))
+    recording.note_made(str(record))
     return record
 
 
@@ -149,54 +144,8 @@ def _spread(data: Frame) -> Any:
 
 def _code_of(ws: Workspace, run: str) -> str:
     record = ws.store.get(Run, run) if run else None
-    active = lineage.active.get()
+    active = recording.active.get()
     return record.code if record else getattr(getattr(active, "record", None), "code", "")
-
-
-def prove(folder: Path, *, python: str = "") -> dict[str, Any]:
-    """Replay a bundle's golden outputs in a clean process: {ok, said, rows, differences, seconds}.
-
-    The process is isolated (`python -I`): it sees the installed packages and the bundle, not the project.
-    """
-    command = [python or sys.executable, "-I", "-m", "boucle.core.prove", str(folder)]
-    try:
-        done = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            timeout=PROOF_SECONDS,
-            check=False,
-            cwd=folder,
-            stdin=subprocess.DEVNULL,
-        )
-    except subprocess.TimeoutExpired:
-        return {"ok": False, "said": f"it did not answer within {PROOF_SECONDS:g} s"}
-    try:
-        report = json.loads(done.stdout.strip().splitlines()[-1])
-    except (IndexError, ValueError):
-        return {"ok": False, "said": f"the process ended with {done.returncode}: {done.stderr.strip()[-500:]}"}
-    if "error" in report:
-        return {"ok": False, "said": str(report["error"]), **report}
-    differences = report["differences"]
-    said = (
-        f"{len(differences)} answers differ, first {differences[0]}"
-        if differences
-        else f"{report['rows']} golden answers given again in {report['seconds']} s"
-    )
-    return {"ok": not differences, "said": said, **report}
-
-
-def _keep(ws: Workspace, bundle: Bundle, run: str) -> Artifact:
-    files = {}
-    size = 0
-    for path in sorted(bundle.folder.rglob("*")):
-        if path.is_file() and "__pycache__" not in path.parts:
-            files[path.relative_to(bundle.folder).as_posix()] = ws.blobs.put(path)
-            size += path.stat().st_size
-    return Artifact(
-        digest=bundle.digest, name=bundle.name, type="bundle", value={"codec": "bundle", "files": files}, size=size,
-        run=run, created=time.time(),
-    )  # fmt: skip
 
 
 def _keep_holdout(ws: Workspace, holdout: Frame | None, target: str) -> dict[str, str]:
@@ -241,26 +190,6 @@ def resolve(ws: Workspace, ref: Ref | str) -> Model:
 def versions(ws: Workspace, name: str = "") -> list[Model]:
     """All versions of a model, or of all models, newest first."""
     return ws.store.find(Model, field("name") == name if name else None, order=["name", "-version"])
-
-
-def materialise(ws: Workspace, model: Model, folder: Path) -> Bundle:
-    """Write a model's bundle into a folder that does not exist yet, verified; all or nothing."""
-    artifact = ws.store.get(Artifact, model.artifact)
-    if artifact is None:
-        raise NotFound(f"{model} has lost its bundle", expected=f"artifact {model.artifact[:12]}", fix="boucle fsck")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-        draft = Path(scratch, "bundle")
-        for name, blob in artifact.value["files"].items():
-            target = draft / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with ws.blobs.open(blob) as source, target.open("wb") as file:
-                shutil.copyfileobj(source, file)
-        bundle = open_bundle(draft)
-        if bundle.digest != model.digest:
-            raise Refused(f"the stored bundle of {model} is not what was registered", expected=model.digest)
-        draft.rename(folder)
-    return open_bundle(folder, verify=False)
 
 
 @dataclass(frozen=True, slots=True)

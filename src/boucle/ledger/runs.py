@@ -8,43 +8,48 @@ is lost when the process is killed. The file is moved into the store when the ru
 from __future__ import annotations
 
 import json
+import operator
 import os
 import platform
+import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from boucle.core.errors import Conflict, Invalid, NotFound
+from boucle.core.errors import Conflict, Invalid, NotFound, Unavailable
 from boucle.core.records import Artifact, Edge, Points, Run
 from boucle.core.refs import Ref, new_id
 from boucle.core.schema import jsonable
 from boucle.core.where import Where, field
 from boucle.ledger import code as codes
-from boucle.ledger import environment, lineage
+from boucle.ledger import environment, recording
 
 if TYPE_CHECKING:
     from boucle.workspace import Workspace
 
 FLUSH_POINTS = 10_000  # points held in memory before they go to the store
 _HOST = platform.node()
+_STATE = ("record", "_stored", "_next", "_params", "_tags", "_last", "_buffer", "_held", "_reads", "_edges")
 
 
 class Tracked:
     """A run that is going on. Made by `track`; safe to use from several threads."""
 
     __slots__ = (
-        "_buffer", "_edges", "_held", "_last", "_live", "_next", "_params", "_reads", "_stored", "_tags", "record", "ws",
+        "_buffer", "_edges", "_held", "_last", "_live", "_lock", "_next", "_params", "_reads", "_stored", "_tags",
+        "record", "ws",
     )  # fmt: skip
 
     def __init__(self, ws: Workspace, record: Run, stored: bool = False) -> None:
         self.ws = ws
         self.record = record
         self._stored = stored
+        self._lock = threading.Lock()
         self._next: dict[str, int] = {}
-        self._params: dict[str, Any] = {}
+        self._params: dict[str, Any] = dict(record.params)
         self._tags: dict[str, Any] = {}
         self._last: dict[str, float] = {}
         self._buffer: dict[str, tuple[list[int], list[float], list[float]]] = {}
@@ -79,48 +84,41 @@ class Tracked:
     def log_metric(self, name: str, value: float, step: int | None = None) -> None:
         """One number now. `step` defaults to one more than the last of this name, beginning at 0."""
         now = time.time()
-        series = self._buffer.get(name)
-        if series is None:
-            if not isinstance(name, str) or not name or "\n" in name:
-                raise Invalid(f"{name!r} is not a metric name", expected="text without a line break")
-            series = self._buffer[name] = ([], [], [])
-        number = float(value)
-        if step is None:
-            step = self._next.get(name, 0)
-        self._next[name] = step + 1
-        if self._live < 0:
-            self._open()
-        os.write(self._live, f"{step} {now!r} {number!r} {name}\n".encode())
-        series[0].append(step)
-        series[1].append(now)
-        series[2].append(number)
-        self._last[name] = number
-        self._held += 1
-        if self._held >= FLUSH_POINTS:
-            self._flush()
-
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Several numbers of one step, in one write."""
-        now = time.time()
-        lines = []
-        for name, value in metrics.items():
-            if not isinstance(name, str) or not name or "\n" in name:
-                raise Invalid(f"{name!r} is not a metric name", expected="text without a line break")
-            series = self._buffer.setdefault(name, ([], [], []))
-            at = step if step is not None else self._next.get(name, 0)
+        number = _number(name, value)
+        with self._lock:
+            at = self._next.get(name, 0) if step is None else _whole(step)
+            series = self._buffer.get(name)
+            if series is None:
+                _named(name)
+            self._append(f"{at} {now!r} {number!r} {name}\n")
+            if series is None:
+                series = self._buffer[name] = ([], [], [])
             self._next[name] = at + 1
-            number = float(value)
-            lines.append(f"{at} {now!r} {number!r} {name}\n")
             series[0].append(at)
             series[1].append(now)
             series[2].append(number)
             self._last[name] = number
-        if self._live < 0:
-            self._open()
-        os.write(self._live, "".join(lines).encode())
-        self._held += len(lines)
-        if self._held >= FLUSH_POINTS:
-            self._flush()
+            self._held += 1
+            if self._held >= FLUSH_POINTS:
+                self._flush()
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Several numbers of one step, in one write; all of them or, when one is no number, none."""
+        now = time.time()
+        numbers = {_named(name): _number(name, value) for name, value in metrics.items()}
+        with self._lock:
+            places = {n: self._next.get(n, 0) if step is None else _whole(step) for n in numbers}
+            self._append("".join(f"{places[n]} {now!r} {number!r} {n}\n" for n, number in numbers.items()))
+            for name, number in numbers.items():
+                series = self._buffer.setdefault(name, ([], [], []))
+                self._next[name] = places[name] + 1
+                series[0].append(places[name])
+                series[1].append(now)
+                series[2].append(number)
+                self._last[name] = number
+            self._held += len(numbers)
+            if self._held >= FLUSH_POINTS:
+                self._flush()
 
     def tag(self, **tags: Any) -> None:
         """Words to find the run by."""
@@ -171,6 +169,33 @@ class Tracked:
         """Tie the run to something when it ends."""
         self._edges[(relation, target)] = None
 
+    def state(self) -> dict[str, Any]:
+        """All that it holds, for the process that goes on with it."""
+        return {name: getattr(self, name) for name in _STATE}
+
+    def resume(self, state: Mapping[str, Any]) -> None:
+        """Go on from where another process stopped with this run; edges of both count."""
+        edges = {**self._edges, **state["_edges"]}
+        for name in _STATE:
+            setattr(self, name, state[name])
+        self._edges = edges
+        if self._held:
+            self._open()
+
+    def salvage(self) -> None:
+        """Take in the points that another process had logged of this run before it died."""
+        now = self.ws.store.get(Run, self.id)
+        if now is None:
+            return
+        self.record, self._stored = replace(self.record, flushed=now.flushed), True
+        for number, path in _live_files(self.ws, self.id):
+            for series in read_live(path) if number >= now.flushed else ():
+                self._buffer[series.name] = (list(series.steps), list(series.times), list(series.values))
+                self._last[series.name] = series.values[-1]
+                self._held += len(series)
+        if self._held:
+            self._open()
+
     @property
     def _path(self) -> str:
         return f"{self.ws.root}/live/{self.id}.{self.record.flushed}.points"
@@ -185,11 +210,27 @@ class Tracked:
             self.ws.folder("live")
             self._live = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
 
+    def _append(self, lines: str) -> None:
+        """Whole lines or nothing: half of one would spoil the next."""
+        if self._live < 0:
+            self._open()
+        data = lines.encode()
+        try:
+            written = os.write(self._live, data)
+            if written == len(data):
+                return
+            os.ftruncate(self._live, os.lseek(self._live, 0, os.SEEK_END) - written)
+            why = "no room on the disk"
+        except OSError as error:
+            why = error.strerror or str(error)
+        raise Unavailable(f"cannot write {self._path}: {why}", expected="room on a disk that can be written")
+
     def _close(self) -> None:
         if self._live >= 0:
             os.close(self._live)
             self._live = -1
-            os.unlink(self._path)  # noqa: PTH108  half the cost of a Path, on the way of every run
+            with suppress(FileNotFoundError):  # `recover` may have been there first
+                os.unlink(self._path)  # noqa: PTH108  half the cost of a Path, on the way of every run
 
     def _flush(self) -> None:
         """Move the points held so far into the store. The count of flushed files goes along in the same transaction, so
@@ -214,7 +255,7 @@ class Tracked:
             status=status,
             error=error,
             ended=now,
-            params={**self.record.params, **self._params},
+            params=self._params,
             metrics={**self.record.metrics, **self._last},
             tags={**self.record.tags, **self._tags},
             reads={**self.record.reads, **self._reads},
@@ -231,6 +272,26 @@ class Tracked:
         self._close()
         self.record = final
         return final
+
+
+def _named(name: str) -> str:
+    if not isinstance(name, str) or not name or not name.isprintable():
+        raise Invalid(f"{name!r} is not a metric name", expected="text of printable characters")
+    return name
+
+
+def _number(name: str, value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise Invalid(f"metric {name!r} is {value!r}", expected="a number") from None
+
+
+def _whole(step: Any) -> int:
+    try:
+        return int(operator.index(step))
+    except TypeError:
+        raise Invalid(f"the step of a metric is {step!r}", expected="a whole number") from None
 
 
 def start(ws: Workspace, name: str, *, type: str = "run", **fields: Any) -> Tracked:
@@ -260,15 +321,13 @@ def track(
     ...     run.log_metric("auc", 0.93)
     """
     code = codes.of_program(ws)
-    run = start(ws, name, code=code.digest, seed=seed)
+    parent = recording.current_run()
+    given = {n: jsonable(v) for n, v in (params or {}).items()}
+    run = start(ws, name, code=code.digest, parent=parent, params=given, seed=seed)
     run.link("ran", str(code))
-    parent = lineage.current_run()
     if parent:
-        run.record = replace(run.record, parent=parent)
         run.link("part_of", f"run:{parent}")
-    if params:
-        run.log_params(params)
-    token = lineage.active.set(run)
+    token = recording.active.set(run)
     try:
         yield run
     except BaseException as error:
@@ -277,7 +336,7 @@ def track(
     else:
         run.finish()
     finally:
-        lineage.active.reset(token)
+        recording.active.reset(token)
 
 
 def _said(error: BaseException) -> str:
@@ -351,7 +410,7 @@ def read_live(path: Path) -> list[Points]:
         text = path.read_bytes()
     except FileNotFoundError:
         return []
-    for line in text[: text.rfind(b"\n") + 1].decode().splitlines():
+    for line in text[: text.rfind(b"\n") + 1].decode().split("\n")[:-1]:
         step, at, value, name = line.split(" ", 3)
         columns = series.setdefault(name, ([], [], []))
         columns[0].append(int(step))

@@ -142,10 +142,8 @@ class Profiler:
         numbers = np.arange(self.rows, self.rows + rows, dtype=np.uint64)
         priorities = mixed(numbers + mixed(np.array([self._seed], np.uint64)))
         size = self._size
-        if len(self._priorities) >= size:
-            chosen = np.flatnonzero(priorities < self._priorities.max())
-        else:
-            chosen = np.arange(rows)
+        full = len(self._priorities) >= size
+        chosen = np.flatnonzero(priorities < self._priorities.max()) if full else np.arange(rows)
         if len(chosen) > size:
             chosen = np.sort(chosen[np.argpartition(priorities[chosen], size)[:size]])
         return chosen, priorities[chosen]

@@ -8,7 +8,7 @@ from boucle.core.frames import Frame, schema_of
 from boucle.core.records import Model
 from boucle.core.schema import Schema
 from boucle.flow.step import step
-from boucle.ledger import lineage, models
+from boucle.ledger import models, recording
 from boucle.ml import tabular
 from boucle.ml.tabular import Evaluation, Fitted, Parts, Study
 
@@ -28,10 +28,16 @@ def split(data: Frame, study: Study, test: float = 0.2, seed: int = 0) -> Parts:
 
 
 @step
+def families(study: Study) -> list[str]:
+    """The families of models worth trying on such data, the simplest first."""
+    return list(tabular.candidates(study))
+
+
+@step
 def fit(family: str, train: Frame, study: Study, folds: int = 5, seed: int = 0) -> Fitted:
     """Cross-validate a family of models and fit it on all training rows."""
     fitted = tabular.fit(family, train, study, folds=folds, seed=seed)
-    lineage.log_metrics({name: fitted.scores.mean(name) for name in fitted.scores.folds})
+    recording.log_metrics({name: fitted.scores.mean(name) for name in fitted.scores.folds})
     return fitted
 
 
@@ -46,7 +52,7 @@ def evaluate(chosen: Fitted, candidates: list[Fitted], test: Frame, study: Study
     """Judge the chosen one on the rows kept back, against the naive baseline."""
     baseline = next((c.estimator for c in candidates if c.family == "baseline"), None)
     judged = tabular.evaluate(chosen.estimator, test, study, baseline)
-    lineage.log_metrics(judged.metrics)
+    recording.log_metrics(judged.metrics)
     print(judged.verdict)  # noqa: T201  a step's log
     return judged
 
@@ -58,16 +64,25 @@ def report(study: Study, parts: Parts, candidates: list[Fitted], chosen: Fitted,
 
 
 @step
-def register(name: str, chosen: Fitted, study: Study, parts: Parts, evaluation: Evaluation, card: str) -> Model:
-    """Pack the chosen model with its preprocessing, prove the bundle, and register it."""
+def register(
+    name: str,
+    chosen: Fitted,
+    study: Study,
+    parts: Parts,
+    evaluation: Evaluation,
+    card: str,
+    metrics: dict[str, float] | None = None,
+) -> Model:
+    """Pack the chosen model with its preprocessing, prove the bundle, and register it. `metrics` of your own join those of
+    the evaluation, and gates may ask for them."""
     return models.register(
-        lineage.running().ws,
+        recording.running().ws,
         name,
         chosen.estimator,
         data=parts.test.select(study.names),
         input=input_schema(parts.test, study),
         task=study.task,
-        metrics=evaluation.metrics,
+        metrics={**evaluation.metrics, **(metrics or {})},
         trained=parts.train,
         holdout=parts.test,
         target=study.target,

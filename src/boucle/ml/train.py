@@ -10,17 +10,16 @@ from boucle.flow.step import pipeline
 from boucle.ml import steps
 from boucle.workspace import Workspace
 
-FAMILIES = ("baseline", "linear", "boosting")
-
 
 @pipeline(name="train")
 def default(
-    data: Frame, target: str, name: str, families: tuple[str, ...] = FAMILIES, test: float = 0.2, seed: int = 0
+    data: Frame, target: str, name: str, families: tuple[str, ...] = (), test: float = 0.2, seed: int = 0
 ) -> Model:
-    """Study, split, fit candidates of several families, choose, evaluate, report, register."""
+    """Study, split, fit candidates of several families (those worth trying unless named), choose, evaluate, report,
+    register."""
     findings = steps.study(data, target)
     parts = steps.split(data, findings, test, seed)
-    candidates = steps.fit.map(families, parts.train, findings, seed=seed)
+    candidates = steps.fit.map(families or steps.families(findings), parts.train, findings, seed=seed)
     chosen = steps.choose(candidates, findings)
     evaluation = steps.evaluate(chosen, candidates, parts.test, findings)
     card = steps.report(findings, parts, candidates, chosen, evaluation)

@@ -43,9 +43,11 @@ def post(
     except urllib.error.HTTPError as error:
         try:
             said = json.load(error)["error"]
-            raise Invalid(said["what"], expected=said.get("expected", ""), fix=said.get("fix", "")) from None
+            kind = Invalid if error.code < 500 else Unavailable
+            refusal = kind(said["what"], expected=said.get("expected", ""), fix=said.get("fix", ""))
         except (ValueError, KeyError):
             raise Unavailable(f"{url} answered {error.code}") from error
+        raise refusal from None
     except (OSError, ValueError) as error:
         raise Unavailable(f"{url} does not answer: {error}", fix="boucle services") from error
     predictions: list[dict[str, Any]] = answer["predictions"]

@@ -14,7 +14,7 @@ from boucle.core.errors import Invalid, NotFound, Refused, Unavailable
 from boucle.core.records import Model, Rollout, Service
 from boucle.core.refs import Ref, check_name, new_id
 from boucle.core.where import field
-from boucle.ledger import models, services
+from boucle.ledger import bundles, models, services
 from boucle.ledger.journal import note
 from boucle.ops.ask import post
 from boucle.ports.target import Placement
@@ -65,7 +65,7 @@ def deploy(
     runner = ws.target(chosen)
     try:
         with walk.phase("unpack"):
-            bundle = models.materialise(ws, model, folder / "bundle")
+            bundle = bundles.materialise(ws, model, folder / "bundle")
         with walk.phase("start"):
             placed = runner.start(
                 Placement(service_name, service.revision, model.key, bundle.folder, folder, host, where, hold=True)

@@ -29,6 +29,9 @@ class Framework(Protocol):
     def save(self, model: Any, folder: Path) -> Mapping[str, Any]:
         """Write the model into an empty folder; returns what `load` needs to know, as JSON."""
 
+    def predictor(self, model: Any) -> Predictor:
+        """The model in memory, asked as a loaded one is: what the packed copy is compared with."""
+
     def load(self, folder: Path, meta: Mapping[str, Any]) -> Predictor:
         """Read back what `save` wrote. Runs no code from the folder but what `meta` says was packed on purpose."""
 

@@ -226,17 +226,19 @@ _BARS = " ▁▂▃▄▅▆▇█"
 
 
 def _column(column: Any) -> dict[str, Any]:
-    shape = ""
-    counts = (column.histogram or {}).get("counts") or []
-    if counts:
-        most = max(counts) or 1
-        shape = "".join(_BARS[max(1, round(8 * c / most)) if c else 0] for c in counts)
-    elif column.top:
-        shape = ", ".join(f"{str(v)[:18]} ({int(c):,})" for v, c in list(column.top)[:3])
+    shares = column.histogram.get("shares", [])
+    if column.numeric and column.distinct > 2:
+        most = max(shares, default=0) or 1
+        shape = "".join(_BARS[max(1, round(8 * s / most)) if s else 0] for s in shares)
+    else:
+        shape = ", ".join(f"{str(value)[:18]} ({int(count):,})" for value, count in column.top[:3])
+    # Of text the profile knows the lengths, which would be taken for values here.
+    ordered = column.type != "string"
     return {
         "column": column.name, "type": column.type, "nulls": column.nulls, "distinct": round(column.distinct),
-        "min": str(column.min)[:19] if column.min is not None else "", "mean": column.mean,
-        "max": str(column.max)[:19] if column.max is not None else "", "shape": shape,
+        "min": str(column.min)[:19] if ordered and column.min is not None else "",
+        "mean": column.mean if ordered else None,
+        "max": str(column.max)[:19] if ordered and column.max is not None else "", "shape": shape,
     }  # fmt: skip
 
 

@@ -168,7 +168,9 @@ def study(
     findings = [*asked.findings]
     if lone:
         shown = ", ".join(map(repr, lone[:5])) + (" and others" if len(lone) > 5 else "")
-        findings.insert(0, f"{len(lone)} classes have a single row ({shown}), which teaches nothing: they are left out.")
+        findings.insert(
+            0, f"{len(lone)} classes have a single row ({shown}), which teaches nothing: they are left out."
+        )
     if unlabelled:
         findings.insert(0, f"{unlabelled:,} rows have no value of {target!r} and are left out.")
     findings += [f"{name!r} is not used: it {why}." for name, why in dropped.items()]

@@ -55,6 +55,9 @@ class PythonFramework:
         copy_modules(files, folder)
         return {"module": module, "function": model.__qualname__}
 
+    def predictor(self, model: Any) -> PythonPredictor:
+        return PythonPredictor(model)
+
     def restore(self, folder: Path, meta: Mapping[str, Any]) -> Callable[..., Any]:
         with lent(folder):
             return _function(meta)

@@ -33,7 +33,8 @@ class SklearnFramework:
     def save(self, model: Any, folder: Path) -> Mapping[str, Any]:
         import skops.io
 
-        skops.io.dump(model, folder / _FILE)
+        # Trees and vocabularies compress to a third and less; past the lowest level only time grows.
+        skops.io.dump(model, folder / _FILE, compression=zipfile.ZIP_DEFLATED, compresslevel=1)
         _settle(folder / _FILE)
         foreign = sorted(t for t in skops.io.get_untrusted_types(file=folder / _FILE) if not _ours(t))
         for kind in foreign:
@@ -45,6 +46,9 @@ class SklearnFramework:
                 )
             copy_modules(imports(reach(_class_at(kind)).files)[0], folder / "code")
         return {"file": _FILE, "foreign": foreign}
+
+    def predictor(self, model: Any) -> SklearnPredictor:
+        return SklearnPredictor(model)
 
     def restore(self, folder: Path, meta: Mapping[str, Any]) -> Any:
         with lent(folder / "code"):
