@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from boucle.core import refs
 from boucle.core.errors import Invalid
 from boucle.core.refs import KINDS, NAME, Ref, check_name, id_time, new_id, parse_time
 
@@ -125,12 +126,20 @@ def test_ids_of_threads_differ() -> None:
     assert all(some == sorted(some) for some in made)
 
 
+@pytest.fixture
+def own_ids(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A generator of the test's own: one that has seen a wrong clock would give wrong ids to every later test."""
+    monkeypatch.setattr(refs, "_ids", type(refs._ids)())
+
+
+@pytest.mark.usefixtures("own_ids")
 def test_ids_go_on_when_the_clock_goes_back(monkeypatch: pytest.MonkeyPatch) -> None:
     before = new_id()
     monkeypatch.setattr(time, "time_ns", lambda: 1_000_000_000)
     assert new_id() > before
 
 
+@pytest.mark.usefixtures("own_ids")
 def test_a_forked_child_does_not_repeat_its_parent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "time_ns", lambda: 10**19)  # one moment for all
     new_id()

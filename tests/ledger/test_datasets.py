@@ -9,7 +9,7 @@ import pytest
 from boucle.core.errors import Invalid, NotFound, Refused
 from boucle.core.frames import Frame
 from boucle.core.refs import Ref
-from boucle.ledger import datasets, lineage
+from boucle.ledger import datasets, recording
 from boucle.plugins.blobs.local import LocalBlobs
 from boucle.plugins.stores.memory import MemoryStore
 

@@ -14,7 +14,6 @@ import json
 import platform
 import re
 import sys
-import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from importlib import metadata
@@ -23,6 +22,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from boucle.ports.blobs import Blobs
+from boucle.settings import read_table
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,17 +107,19 @@ def needed(names: Iterable[str]) -> dict[str, Package]:
 def requirements(names: Iterable[str], project: Path | None = None) -> str:
     """requirements.txt for these distributions and all they need, pinned; with --hash where a lock file knows the wheels.
 
-    Without a lock, each line ends in a comment with the SHA-256 of the installed RECORD, by which `verify` recognises
-    the very same files.
+    pip takes hashes for all packages or for none. Where the lock does not know all, each line ends in a comment with the
+    SHA-256 of the installed RECORD instead, which tells the very same files.
     """
     locked = lock_hashes(project) if project is not None else {}
+    chosen = needed(names)
+    whole = all((name, package.version) in locked for name, package in chosen.items())
     lines = []
-    for name, package in needed(names).items():
-        hashes = locked.get((name, package.version), ())
+    for name, package in chosen.items():
         line = f"{package.name}=={package.version}"
-        line += "".join(f" \\\n    --hash={h}" for h in sorted(hashes))
-        if package.record:
-            line += f"  # record-sha256:{package.record}" if not hashes else ""
+        if whole:
+            line += "".join(f" \\\n    --hash={h}" for h in sorted(locked[name, package.version]))
+        elif package.record:
+            line += f"  # record-sha256:{package.record}"
         lines.append(line)
     return "\n".join(lines) + "\n"
 
@@ -132,14 +134,14 @@ def lock_hashes(project: Path) -> dict[tuple[str, str], set[str]]:
     for file in ("uv.lock", "pylock.toml"):
         path = project / file
         if path.is_file():
-            table = tomllib.loads(path.read_text(encoding="utf-8"))
+            table = read_table(path)
             for entry in table.get("package", table.get("packages", [])):
                 files = [*entry.get("wheels", []), *filter(None, [entry.get("sdist")])]
                 add(entry["name"], str(entry.get("version", "")), (_file_hash(f) for f in files))
     for path in sorted(project.glob("requirements*.txt")):
-        text = path.read_text(encoding="utf-8").replace("\\\n", " ")
-        for match in re.finditer(r"^([A-Za-z0-9._-]+)==(\S+)((?:\s+--hash=\S+)+)", text, re.MULTILINE):
-            add(match[1], match[2], re.findall(r"--hash=(\S+)", match[3]))
+        text = path.read_text(encoding="utf-8", errors="replace").replace("\\\n", " ")
+        for match in re.finditer(r"^([A-Za-z0-9._-]+)(?:\[[^]\n]*\])?==([^\s;]+)(.*)$", text, re.MULTILINE):
+            add(match[1], match[2], re.findall(r"\s--hash=(\S+)", match[3]))
     return {key: hashes for key, hashes in found.items() if hashes}
 
 

@@ -187,7 +187,8 @@ def explain(study: Study, parts: Parts, candidates: Sequence[Fitted], chosen: Fi
     lines += ["", "## What it is worth", "", "| metric | baseline | model | good is |", "|---|---|---|---|"]
     for name, value in evaluation.metrics.items():
         before = f"{evaluation.baseline[name]:.4g}" if name in evaluation.baseline else "-"
-        lines.append(f"| {_WORDS[name]} | {before} | {value:.4g} | {'high' if HIGHER_IS_BETTER[name] else 'low'} |")
+        good = {True: "high", False: "low"}.get(HIGHER_IS_BETTER.get(name), "-")  # a metric of the user's own may be either
+        lines.append(f"| {_WORDS.get(name, name)} | {before} | {value:.4g} | {good} |")
     lines += ["", *(_class_table(evaluation) if evaluation.per_class else _residual_table(evaluation))]
     return "\n".join(lines) + "\n"
 

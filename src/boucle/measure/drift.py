@@ -1,0 +1,370 @@
+"""Drift: how far traffic lies from the rows that a model was trained on, and whether that is more than chance.
+
+A verdict needs both. The *effect* says whether the difference is large enough to matter, however much data there is; the
+*evidence* (`measure.evidence`) says whether chance can be ruled out, however often one looks. Neither does alone: with a
+million rows a test finds differences nobody cares for, with thirty any distance is large.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from boucle.core.errors import Invalid
+from boucle.core.schema import jsonable
+from boucle.measure import evidence
+from boucle.measure.sketch import ABOVE, BELOW, MISSING, NEW, ColumnReference, Reference, Sketch, Window
+
+Floats = NDArray[np.float64]
+
+WARN, FAIL = 0.1, 0.2  # Jensen-Shannon distance; a PSI of 0.1 is about 0.13, one of 0.25 about 0.21
+SHARES = (0.05, 0.2)  # of rows more missing, new or out of range: warn, fail
+LEVEL = 0.05  # false alarms
+LEAST_ROWS = 100
+_STATUSES = ("pass", "warn", "fail")
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """Distances between one column of a window and its reference, and the shares they come from; None where a measure
+    does not apply. See the function of the same name for what each is."""
+
+    missing: float
+    missing_before: float
+    new: float | None = None
+    outside: float | None = None
+    psi: float | None = None
+    js: float | None = None
+    effect: float = 0.0
+    ks: float | None = None
+    ks_p: float | None = None
+    wasserstein: float | None = None
+    chi_square: float | None = None
+    chi_square_p: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnDrift:
+    """The verdict on one column: its scores over the last `rows` rows, from row `since` on, the evidence as the base-10
+    logarithm of an e-value, and a sentence."""
+
+    name: str
+    kind: str
+    status: str
+    sentence: str
+    rows: int
+    since: int
+    scores: Scores
+    log10_e: float
+    new_values: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """The verdict on a window: the worst of its columns, whose share of false alarms is at most `level`."""
+
+    status: str
+    sentence: str
+    rows: int
+    reference_rows: int
+    level: float
+    columns: tuple[ColumnDrift, ...]
+
+    def __getitem__(self, name: str) -> ColumnDrift:
+        for column in self.columns:
+            if column.name == name:
+                return column
+        raise KeyError(name)
+
+    def to_json(self) -> dict[str, Any]:
+        out: dict[str, Any] = jsonable(asdict(self))
+        return out
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Drift:
+        columns = tuple(ColumnDrift(**{**c, "scores": Scores(**c["scores"])}) for c in data["columns"])
+        return cls(**{**data, "columns": columns})
+
+
+def drift(
+    reference: Reference,
+    current: Window | Sequence[Window],
+    *,
+    warn: float = WARN,
+    fail: float = FAIL,
+    shares: tuple[float, float] = SHARES,
+    level: float = LEVEL,
+    least_rows: int = LEAST_ROWS,
+) -> Drift:
+    """Judge traffic against a reference; safe to call again after every batch.
+
+    `current` is one window, or chunks of the traffic in order, each of at least `evidence.CHUNK` rows except the last:
+    then a change that began at any of the chunks is found, and scores are of the rows since. A column is `warn` or `fail`
+    when its effect (the Jensen-Shannon distance without what sampling alone gives) reaches that threshold, or the share
+    of rows more missing, new or out of range reaches that of `shares`; and when e-BH over the columns
+    (`evidence.e_bh`) rejects that nothing changed. A column without the effect counts as an e-value of 0, which keeps the
+    guarantee: of the columns that alarm at most the share `level` are false, at any look (at any stopping time; the rows
+    are taken to be independent). A tenth of `level` is spent on what the reference itself does not know.
+
+    Raises `Invalid` for windows of another reference or thresholds that do not rise.
+    """
+    chunks = [current] if isinstance(current, Window) else list(current)
+    if not 0 < warn <= fail or not 0 < shares[0] <= shares[1] or not 0 < level < 1:
+        raise Invalid(f"thresholds {warn}, {fail}, {shares}, level {level}", expected="0 < warn <= fail, 0 < level < 1")
+    if not chunks or any(set(c.columns) - set(reference.columns) for c in chunks):
+        raise Invalid("the windows are not of this reference", expected="one window or more, made by its `window`")
+    names = list(chunks[0].columns)
+    sizes = np.array([c.rows for c in chunks])
+    starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
+    rows = int(sizes.sum())
+    delta = level / 10 / len(names)
+    found = [
+        _examine(reference.columns[n], [c.columns[n] for c in chunks], starts, rows, delta, least_rows) for n in names
+    ]
+    grades = [_grade(f.scores, warn, fail, shares) for f in found]
+    effective = [f.log_e if grade else -math.inf for f, grade in zip(found, grades, strict=True)]
+    alarms = evidence.e_bh(np.array(effective), 0.9 * level)
+    columns = tuple(
+        _verdict(reference.columns[n], f, grade if alarm else 0, bool(grade), rows, least_rows)
+        for n, f, grade, alarm in zip(names, found, grades, alarms, strict=True)
+    )
+    worst = max(_STATUSES.index(c.status) for c in columns)
+    return Drift(_STATUSES[worst], _overall(columns, rows, least_rows), rows, reference.rows, level, columns)
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    scores: Scores
+    log_e: float
+    since: int
+    sketch: Sketch
+
+
+def _examine(
+    column: ColumnReference, sketches: Sequence[Sketch], starts: NDArray[Any], rows: int, delta: float, least: int
+) -> _Found:
+    # Sums over what comes after each start: a window per chunk boundary.
+    after = np.cumsum(np.array([s.counts for s in sketches])[::-1], axis=0)[::-1]
+    since, log_e = 0, 0.0
+    if rows >= least and column.rows:
+        usable = rows - starts >= least
+        groups = column.groups
+        pooled = np.stack([np.bincount(groups, row, int(groups.max()) + 1) for row in after])
+        coarse = _coarse(column.kind, pooled)
+        reference = column.pooled(column.counts)
+        each = np.logaddexp(
+            evidence.log_e(reference, pooled, delta / 2), evidence.log_e(_coarse(column.kind, reference[None])[0], coarse, delta / 2)
+        ) - math.log(2)  # fmt: skip
+        weights = evidence.log_weights(starts) if len(starts) > 1 else np.zeros(1)
+        weighed = np.where(usable, each + weights, -np.inf)
+        log_e = float(np.logaddexp.reduce(weighed))
+        # Without evidence all rows are shown, not the stretch that happens to look oddest.
+        if log_e >= -math.log(10 * delta):
+            since = int(np.argmax(weighed))
+    parts = sketches[since:]
+    whole = parts[0]
+    for part in parts[1:]:
+        whole = whole + part
+    return _Found(scores(column, whole), log_e, int(starts[since]), whole)
+
+
+def _coarse(kind: str, pooled: NDArray[Any]) -> NDArray[Any]:
+    """Missing, outside what is known, inside: the same traffic in so few groups that a few new values show."""
+    edges = 3 if kind in ("number", "text") else (2 if kind == "category" else 1)
+    outside = pooled[:, 1:edges].sum(axis=1)
+    return np.stack([pooled[:, 0], outside, pooled[:, edges:].sum(axis=1)], axis=1)
+
+
+def scores(column: ColumnReference, sketch: Sketch) -> Scores:
+    """All scores of one column; those over cells or groups leave out nothing but what does not apply to its kind."""
+    if sketch.counts.shape != column.counts.shape:
+        raise Invalid(f"the sketch of {column.name!r} has other cells than the reference", expected="the same reference")
+    m, n = sketch.rows, column.rows
+    if not m or not n:
+        return Scores(0.0, _share(column.counts, MISSING))
+    before, now = column.pooled(column.counts), column.pooled(sketch.counts)
+    distance = js(before, now)
+    statistic, p = chi_square(before, now)
+    facts: dict[str, Any] = {
+        "missing": _share(sketch.counts, MISSING), "missing_before": _share(column.counts, MISSING),
+        "psi": psi(before, now), "js": distance, "effect": corrected(before, now),
+        "chi_square": statistic, "chi_square_p": p,
+    }  # fmt: skip
+    if column.kind == "category" and column.complete:
+        facts["new"] = _share(sketch.counts, NEW)
+    if column.edges.size:
+        facts["outside"] = _share(sketch.counts, BELOW) + _share(sketch.counts, ABOVE)
+        facts["ks"], facts["ks_p"] = ks(column.counts[1:], sketch.counts[1:])
+        facts["wasserstein"] = wasserstein(column, sketch)
+    return Scores(**facts)
+
+
+def _share(counts: NDArray[Any], cell: int) -> float:
+    total = counts.sum()
+    return float(counts[cell] / total) if total else 0.0
+
+
+def psi(before: NDArray[Any], now: NDArray[Any]) -> float:
+    """Population stability index of two count vectors: the sum of (q - p) ln(q / p), half a row added to each group so that
+    an empty one does not make it infinite. Siddiqi, *Credit Risk Scorecards* (2006); by chance alone it is about
+    (K-1)(1/n + 1/m) (Yurdakul and Naranjo 2020), which is why no fixed bound on it fits all sizes."""
+    p, q = ((c + 0.5) / (c.sum() + 0.5 * len(c)) for c in (before, now))
+    return float(((q - p) * np.log(q / p)).sum())
+
+
+def js(before: NDArray[Any], now: NDArray[Any]) -> float:
+    """Jensen-Shannon distance, base 2: 0 for the same shares, 1 for nothing in common (Lin 1991; a metric by Endres and
+    Schindelin 2003). Defined for empty groups."""
+    return math.sqrt(_divergence(before, now))
+
+
+def corrected(before: NDArray[Any], now: NDArray[Any]) -> float:
+    """The Jensen-Shannon distance less what chance alone adds: to first order the divergence of two samples of one source
+    is (K-1)(1/n + 1/m) / 8 nats on average (Grosse et al. 2002), with K the groups that occur."""
+    n, m = before.sum(), now.sum()
+    occurring = int(((before + now) > 0).sum())
+    chance = (occurring - 1) * (1 / n + 1 / m) / 8 / math.log(2)
+    return math.sqrt(max(0.0, _divergence(before, now) - chance))
+
+
+def _divergence(before: NDArray[Any], now: NDArray[Any]) -> float:
+    p, q = before / before.sum(), now / now.sum()
+    middle = (p + q) / 2
+
+    def half(x: Floats) -> float:
+        seen = x > 0
+        return float((x[seen] * np.log2(x[seen] / middle[seen])).sum())
+
+    return max(0.0, (half(p) + half(q)) / 2)
+
+
+def ks(before: NDArray[Any], now: NDArray[Any]) -> tuple[float, float]:
+    """Kolmogorov-Smirnov distance of two count vectors over ordered cells, and the p-value of one look (two-sample,
+    asymptotic with Stephens' 1970 correction). The distance is at most one cell's share (half a percent) too small, so the
+    p-value errs to the large side, as it does for repeated values."""
+    from scipy.special import kolmogorov
+
+    n, m = int(before.sum()), int(now.sum())
+    if not n or not m:
+        return 0.0, 1.0
+    distance = float(np.abs(np.cumsum(before) / n - np.cumsum(now) / m).max())
+    size = math.sqrt(n * m / (n + m))
+    return distance, float(kolmogorov((size + 0.12 + 0.11 / size) * distance))
+
+
+def wasserstein(column: ColumnReference, sketch: Sketch) -> float:
+    """Wasserstein-1 distance in standard deviations of the reference: the area between the distribution functions, which
+    are known at the edges and taken as straight between them; exact for what lies outside the range. Values that are not
+    finite count as lying at its ends."""
+    before, now = column.counts[1:], sketch.counts[1:]
+    n, m = before.sum(), now.sum()
+    if not n or not m:
+        return 0.0
+    # At an edge both functions are known; the cell after the last edge is what lies above.
+    gap = np.abs(np.cumsum(before)[1:-1] / n - np.cumsum(now)[1:-1] / m)
+    width = np.diff(column.edges)
+    if np.array_equal(column.edges, np.round(column.edges)) and len(column.edges) <= 100:
+        inside = float((gap[:-1] * width).sum())  # few whole numbers: steps, and no straight lines
+    else:
+        inside = float(((gap[:-1] + gap[1:]) / 2 * width).sum())
+    area = inside + (sketch.under + sketch.over) / m
+    return area / column.std if column.std > 0 else (0.0 if area == 0 else math.inf)
+
+
+def chi_square(before: NDArray[Any], now: NDArray[Any]) -> tuple[float, float]:
+    """Pearson's chi-square for two samples over groups, and the p-value of one look; groups with fewer than five expected
+    rows are pooled first (Cochran 1954)."""
+    from scipy.special import chdtrc
+
+    n, m = before.sum(), now.sum()
+    rare = (before + now) * min(n, m) / (n + m) < 5
+    table = np.stack([np.append(c[~rare], c[rare].sum()) for c in (before, now)]).astype(np.float64)
+    table = table[:, table.sum(axis=0) > 0]
+    if table.shape[1] < 2:
+        return 0.0, 1.0
+    expected = table.sum(axis=0) * (np.array([[n], [m]]) / (n + m))
+    statistic = float(((table - expected) ** 2 / expected).sum())
+    return statistic, float(chdtrc(table.shape[1] - 1, statistic))
+
+
+def _grade(found: Scores, warn: float, fail: float, shares: tuple[float, float]) -> int:
+    strange = max(abs(found.missing - found.missing_before), found.new or 0.0, found.outside or 0.0)
+    return max(_reached(found.effect, (warn, fail)), _reached(strange, shares))
+
+
+def _reached(value: float, bounds: tuple[float, float]) -> int:
+    return sum(value >= b for b in bounds)
+
+
+def _verdict(
+    column: ColumnReference, found: _Found, grade: int, far: bool, rows: int, least: int
+) -> ColumnDrift:  # fmt: skip
+    said = _sentence(column, found, grade, far, rows, least)
+    return ColumnDrift(
+        column.name, column.kind, _STATUSES[grade], said, found.sketch.rows, found.since, found.scores,
+        found.log_e / math.log(10), found.sketch.new,
+    )  # fmt: skip
+
+
+def _sentence(column: ColumnReference, found: _Found, grade: int, far: bool, rows: int, least: int) -> str:
+    if rows < least:
+        return f"too few rows to judge: {rows:,} of {least:,}"
+    if not grade:
+        return "differs, but no more than chance can make it" if far else "as in training"
+    parts = _what_moved(column, found)
+    where = f"since row {found.since:,}" if found.since else f"over {found.sketch.rows:,} rows"
+    return f"{'; '.join(parts)} ({where})"
+
+
+def _what_moved(column: ColumnReference, found: _Found) -> list[str]:
+    s, parts = found.scores, []
+    if abs(s.missing - s.missing_before) >= SHARES[0]:
+        parts.append(f"{s.missing:.0%} missing, {s.missing_before:.0%} in training")
+    if s.new is not None and s.new >= 0.01:
+        values = ", ".join(repr(v) for v in list(found.sketch.new)[:3])
+        parts.append(f"{s.new:.0%} are values not seen in training, such as {values}")
+    for cell, word in ((BELOW, "below"), (ABOVE, "above")):
+        share = _share(found.sketch.counts, cell) if column.edges.size else 0.0
+        if share >= 0.01:
+            edge = column.edges[0 if cell == BELOW else -1]
+            parts.append(f"{share:.0%} lie {word} the range of training ({edge:.4g})")
+    if s.effect >= WARN or not parts:
+        parts.append(_shift(column, found.sketch))
+    return parts
+
+
+def _shift(column: ColumnReference, sketch: Sketch) -> str:
+    if column.kind == "category":
+        before, now = column.counts / max(1, column.rows), sketch.counts / max(1, sketch.rows)
+        at = int(np.argmax(np.abs(now - before)[2:])) + 2 if len(before) > 2 else NEW
+        name = repr(column.categories[at - 2]) if at >= 2 else "other values"
+        return f"{name} is {now[at]:.0%} of the rows, {before[at]:.0%} in training"
+    if column.kind == "other" or not column.edges.size:
+        return "another share of the rows has a value"
+    was, now_at = (_median(column, c) for c in (column.counts, sketch.counts))
+    what = "length" if column.kind == "text" else "median"
+    if was == now_at:
+        return f"the spread changed around the same {what} of {was:.4g}"
+    return f"the {what} went from {was:.4g} to {now_at:.4g}"
+
+
+def _median(column: ColumnReference, counts: NDArray[Any]) -> float:
+    inner = counts[1:]
+    place = int(np.searchsorted(np.cumsum(inner), inner.sum() / 2))
+    return float(column.edges[min(max(0, place - 1), len(column.edges) - 1)])
+
+
+def _overall(columns: Sequence[ColumnDrift], rows: int, least: int) -> str:
+    if rows < least:
+        return f"too few rows to judge: {rows:,} of {least:,}"
+    far = [c for c in columns if c.status != "pass"]
+    if not far:
+        return f"all {len(columns)} columns are as in training"
+    far.sort(key=lambda c: (-_STATUSES.index(c.status), -c.scores.effect))
+    named = ", ".join(c.name for c in far[:3]) + (f" and {len(far) - 3} more" if len(far) > 3 else "")
+    return f"{len(far)} of {len(columns)} columns moved: {named}"
