@@ -70,7 +70,10 @@ def main() -> None:
         assert sum(c.status != "pass" for c in found.columns) == 8
         work: list[Callable[[], object]] = [lambda: ours(before, now), lambda: plain(before, now)]
         mine, limit = (best(w, 1, 5) for w in work)
-        table(f"Drift of {rows:,} x {NUMBERS + CATEGORIES}, from Parquet to scores", [("all scores and verdicts", mine, limit)])
+        table(
+            f"Drift of {rows:,} x {NUMBERS + CATEGORIES}, from Parquet to scores",
+            [("all scores and verdicts", mine, limit)],
+        )
         print(f"wall: {mine.wall:.3f} s, limit {limit.wall:.3f} s, {mine.wall / limit.wall:.2f}x")
 
 

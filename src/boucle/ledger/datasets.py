@@ -49,6 +49,7 @@ def commit(
     (see `core.schema.evolve`) raises `Refused`, unless `evolve`. `frame` may have been written already.
     """
     check_name(name, "dataset name")
+    frame = frame if isinstance(frame, tables.Stored) else Frame.of(frame)
     if isinstance(frame, Frame) and not evolve:
         before = latest(ws, name)
         if before is not None:  # before anything is written; true nulls are only known after it

@@ -56,6 +56,9 @@ def register(
     registered then.
     """
     check_name(name, "model name")
+    from boucle.core.frames import Frame
+
+    data = Frame.of(data)
     schema = input or data.schema
     sample = _spread(data.select(schema.names))
     framework = framework_for(model)

@@ -235,7 +235,8 @@ class Tracked:
     def _flush(self) -> None:
         """Move the points held so far into the store. The count of flushed files goes along in the same transaction, so
         a file that was left behind is known to be in the store already."""
-        before, after = self.record, replace(self.record, flushed=self.record.flushed + 1)
+        before = self.record
+        after = replace(before, flushed=before.flushed + 1, metrics={**before.metrics, **self._last})
         with self.ws.store.transaction():
             self.ws.store.add_points(str(before), self._points())
             self.ws.store.put(after)

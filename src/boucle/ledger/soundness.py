@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from boucle.core import predictions
-from boucle.core.errors import BoucleError
+from boucle.core.errors import BoucleError, Corrupt
 from boucle.core.records import RELATIONS, Artifact, Code, Dataset, Event, Model, Record, Run, Service
 from boucle.ledger import tables
 
@@ -31,15 +31,19 @@ def check(ws: Workspace) -> Report:
     report.problems += ws.blobs.check()
     kinds: tuple[type[Record], ...] = (Dataset, Code, Run, Artifact, Model, Service)
     for kind in kinds:
-        records = ws.store.find(kind)
+        try:
+            records = ws.store.find(kind)
+        except Corrupt as error:
+            report.problems.append(f"the {kind.KIND}s cannot be read: {error.what}")
+            continue
         report.counts[f"{kind.KIND}s"] = len(records)
         for record in records:
+            if isinstance(record, Service):
+                report.problems += predictions.check(Path(record.folder) / "predictions")
             for blob in _blobs_of(ws, record, report):
                 if not ws.blobs.has(blob):
                     report.problems.append(f"{record} needs blob {blob[:12]}, which is not there")
     _edges(ws, report)
-    for service in ws.store.find(Service):
-        report.problems += predictions.check(Path(service.folder) / "predictions")
     report.counts["events"] = ws.store.count(Event)
     report.counts["blobs"] = sum(1 for _ in ws.blobs.list())
     return report
@@ -53,7 +57,10 @@ def _blobs_of(ws: Workspace, record: Record, report: Report) -> list[str]:
         case Code():
             found = list(filter(None, [record.sources, record.diff]))
             if ws.blobs.has(record.sources):
-                found += [s["blob"] for s in json.loads(ws.blobs.get(record.sources)).values()]
+                try:
+                    found += [s["blob"] for s in json.loads(ws.blobs.get(record.sources)).values()]
+                except Corrupt as error:
+                    report.problems.append(f"{record}: {error.what}")
             return found
         case Run():
             return list(filter(None, [record.environment, record.log, record.inputs.get("parts", "")]))
@@ -62,6 +69,8 @@ def _blobs_of(ws: Workspace, record: Record, report: Report) -> list[str]:
         case Model():
             if ws.store.get(Artifact, record.artifact) is None:
                 report.problems.append(f"{record} has no bundle: artifact {record.artifact[:12]} is not there")
+            if "holdout" in record.tags:
+                return _table_blobs(ws, record.tags["holdout"], str(record), report)
     return []
 
 

@@ -157,8 +157,9 @@ def _examine(
         pooled = np.stack([np.bincount(groups, row, int(groups.max()) + 1) for row in after])
         coarse = _coarse(column.kind, pooled)
         reference = column.pooled(column.counts)
+        rough = _coarse(column.kind, reference[None])[0]
         each = np.logaddexp(
-            evidence.log_e(reference, pooled, delta / 2), evidence.log_e(_coarse(column.kind, reference[None])[0], coarse, delta / 2)
+            evidence.log_e(reference, pooled, delta / 2), evidence.log_e(rough, coarse, delta / 2)
         ) - math.log(2)  # fmt: skip
         weights = evidence.log_weights(starts) if len(starts) > 1 else np.zeros(1)
         weighed = np.where(usable, each + weights, -np.inf)
@@ -175,15 +176,21 @@ def _examine(
 
 def _coarse(kind: str, pooled: NDArray[Any]) -> NDArray[Any]:
     """Missing, outside what is known, inside: the same traffic in so few groups that a few new values show."""
-    edges = 3 if kind in ("number", "text") else (2 if kind == "category" else 1)
-    outside = pooled[:, 1:edges].sum(axis=1)
-    return np.stack([pooled[:, 0], outside, pooled[:, edges:].sum(axis=1)], axis=1)
+    known = _outside(kind)
+    return np.stack([pooled[:, 0], pooled[:, 1:known].sum(axis=1), pooled[:, known:].sum(axis=1)], axis=1)
+
+
+def _outside(kind: str) -> int:
+    """How many of the groups are not values that training knew."""
+    return {"category": 2, "other": 1}.get(kind, 3)
 
 
 def scores(column: ColumnReference, sketch: Sketch) -> Scores:
     """All scores of one column; those over cells or groups leave out nothing but what does not apply to its kind."""
     if sketch.counts.shape != column.counts.shape:
-        raise Invalid(f"the sketch of {column.name!r} has other cells than the reference", expected="the same reference")
+        raise Invalid(
+            f"the sketch of {column.name!r} has other cells than the reference", expected="the same reference"
+        )
     m, n = sketch.rows, column.rows
     if not m or not n:
         return Scores(0.0, _share(column.counts, MISSING))
@@ -273,7 +280,7 @@ def wasserstein(column: ColumnReference, sketch: Sketch) -> float:
     else:
         inside = float(((gap[:-1] + gap[1:]) / 2 * width).sum())
     area = inside + (sketch.under + sketch.over) / m
-    return area / column.std if column.std > 0 else (0.0 if area == 0 else math.inf)
+    return float(area / column.std) if column.std > 0 else (0.0 if area == 0 else math.inf)
 
 
 def chi_square(before: NDArray[Any], now: NDArray[Any]) -> tuple[float, float]:
@@ -333,9 +340,15 @@ def _what_moved(column: ColumnReference, found: _Found) -> list[str]:
         if share >= 0.01:
             edge = column.edges[0 if cell == BELOW else -1]
             parts.append(f"{share:.0%} lie {word} the range of training ({edge:.4g})")
-    if s.effect >= WARN or not parts:
+    if not parts or _inside(column, found.sketch) >= WARN:
         parts.append(_shift(column, found.sketch))
     return parts
+
+
+def _inside(column: ColumnReference, sketch: Sketch) -> float:
+    """The effect among the values that training knew."""
+    before, now = (column.pooled(c)[_outside(column.kind) :] for c in (column.counts, sketch.counts))
+    return corrected(before, now) if before.sum() and now.sum() else 0.0
 
 
 def _shift(column: ColumnReference, sketch: Sketch) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -60,13 +62,14 @@ def demo(args: argparse.Namespace) -> int:
     out.table([{"part": p["part"], "took": out.took(p["seconds"]), "result": p["result"]} for p in clock.parts])
     out.line(f"\nService  {result['url']}   (a page to try it, /openapi.json, /metrics)", "green")
     out.line(f"Ask it   curl -s {result['url']}/predict -H 'Content-Type: application/json' -d @{result['sample']}")
-    out.line(
-        f"Project  {folder}   (try there: boucle models, boucle plan, boucle why prediction:{result['prediction']})"
-    )
+    # Run by make, the program lies in a virtual environment that the shell does not know.
+    program = "boucle" if shutil.which("boucle") else sys.argv[0]
+    out.line(f"Project  {folder}")
+    out.line(f"Trace    {program} why prediction:{result['prediction']} -C {folder}")
     if args.stop:
         out.line("The service is stopped.")
     else:
-        out.line(f"Stop it  boucle stop {name} -C {folder}", "dim")
+        out.line(f"Stop it  {program} stop {name} -C {folder}", "dim")
     return 0
 
 

@@ -35,7 +35,7 @@ def line(text: str = "", style: str = "") -> None:
     """A line for people."""
     from rich.text import Text
 
-    console().print(Text(text, style=style))
+    console().print(Text(text, style=style), soft_wrap=True)
 
 
 def table(rows: Sequence[Mapping[str, Any]], empty: str = "nothing here yet") -> None:

@@ -187,7 +187,7 @@ def explain(study: Study, parts: Parts, candidates: Sequence[Fitted], chosen: Fi
     lines += ["", "## What it is worth", "", "| metric | baseline | model | good is |", "|---|---|---|---|"]
     for name, value in evaluation.metrics.items():
         before = f"{evaluation.baseline[name]:.4g}" if name in evaluation.baseline else "-"
-        good = {True: "high", False: "low"}.get(HIGHER_IS_BETTER.get(name), "-")  # a metric of the user's own may be either
+        good = {True: "high", False: "low", None: "-"}[HIGHER_IS_BETTER.get(name)]  # of others' metrics nobody knows
         lines.append(f"| {_WORDS.get(name, name)} | {before} | {value:.4g} | {good} |")
     lines += ["", *(_class_table(evaluation) if evaluation.per_class else _residual_table(evaluation))]
     return "\n".join(lines) + "\n"

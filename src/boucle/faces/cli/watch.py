@@ -1,0 +1,157 @@
+"""Commands on what a service sees and says: watch, label, report."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from boucle.faces.cli import out
+
+
+def add_watch(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("service", help="name, or name@revision")
+    parser.add_argument("--since", help="only what was asked since then: a time, yesterday, '3 hours ago'")
+    parser.add_argument("--window", type=int, metavar="ROWS", help="only the last so many rows")
+    parser.add_argument("--follow", action="store_true", help="look again and again, a line each")
+    parser.add_argument("--every", type=float, default=10.0, metavar="SECONDS", help="between looks (default 10)")
+    parser.set_defaults(call=watch)
+
+
+def add_label(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("service", help="name of the service that answered")
+    parser.add_argument("file", help="CSV or JSONL with the columns id and label")
+    parser.set_defaults(call=label)
+
+
+def add_report(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("service", help="name, or name@revision")
+    parser.add_argument("--out", required=True, metavar="FILE", help="the HTML file to write")
+    parser.add_argument("--since", help="only what was asked since then")
+    parser.add_argument("--window", type=int, metavar="ROWS", help="only the last so many rows")
+    parser.set_defaults(call=report)
+
+
+def _open(args: argparse.Namespace) -> Any:
+    import boucle.workspace
+
+    return boucle.workspace.open(args.project)
+
+
+def watch(args: argparse.Namespace) -> int:
+    """One look, or one after the other."""
+    from boucle.ops.watch import watch as look
+
+    ws = _open(args)
+    while True:
+        seen = look(ws, args.service, since=args.since, window=args.window)
+        if not args.follow:
+            _show(seen, args.json)
+            return 0
+        if args.json:
+            sys.stdout.write(json.dumps(seen.to_json(), ensure_ascii=False) + "\n")
+        else:
+            said = f"{out.when(time.time())}  {seen.service}  {seen.rows:,} rows  {seen.status}  {seen.sentence}"
+            out.line(said, {"pass": "green", "warn": "yellow"}.get(seen.status, "red"))
+        sys.stdout.flush()
+        time.sleep(args.every)
+
+
+def _show(seen: Any, as_json: bool) -> None:
+    if as_json:
+        out.as_json(seen.to_json())
+        return
+    out.facts(
+        {
+            "service": f"{seen.service} ({seen.model})", "reference": seen.reference, "rows": seen.rows,
+            "asked": f"{out.when(seen.first)} to {out.when(seen.last)}" if seen.rows else "",
+            "latency": ", ".join(f"{k} {out.took(v)}" for k, v in seen.latency.items()), "drift": seen.status,
+            "which says": seen.sentence,
+        }
+    )  # fmt: skip
+    if seen.drift is not None:
+        out.line()
+        out.table([_row(c) for c in seen.drift.columns])
+    if seen.outcome is not None:
+        out.line()
+        out.table([_scored(o) for o in (*seen.outcomes, seen.outcome)])
+
+
+def _row(column: Any) -> dict[str, Any]:
+    s = column.scores
+    return {
+        "column": column.name, "kind": column.kind, "missing": f"{s.missing:.1%}",
+        "new": "" if s.new is None else f"{s.new:.1%}", "PSI": s.psi, "JS": s.js, "verdict": column.status,
+        "sentence": column.sentence,
+    }  # fmt: skip
+
+
+def _scored(outcome: Any) -> dict[str, Any]:
+    return {
+        "from": out.when(outcome.start), "to": out.when(outcome.end), "answered": outcome.answered,
+        "labelled": f"{outcome.completeness:.0%}", **outcome.scores,
+    }  # fmt: skip
+
+
+def label(args: argparse.Namespace) -> int:
+    """Outcomes from a file."""
+    from boucle.ops.label import label as keep
+
+    done = keep(_open(args), args.service, _read(Path(args.file)))
+    if args.json:
+        out.as_json({"kept": done.kept, "unknown": list(done.unknown)})
+        return 0
+    out.line(f"{done.kept:,} labels kept")
+    if done.unknown:
+        shown = ", ".join(done.unknown[:3])
+        out.line(f"{len(done.unknown):,} ids were not given by this service, such as {shown}", "yellow")
+    return 0
+
+
+def _read(path: Path) -> list[tuple[Any, Any]]:
+    from boucle.core.errors import Invalid, NotFound
+
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise NotFound(f"no file {path}", expected="CSV or JSONL with the columns id and label") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise Invalid(f"cannot read {path}: {error}", expected="a text file in UTF-8") from error
+    try:
+        if text.lstrip().startswith("{"):
+            rows = [json.loads(line) for line in text.splitlines() if line.strip()]
+        else:
+            rows = list(csv.DictReader(io.StringIO(text, newline=""), strict=True))
+        return [(row["id"], row["label"]) for row in rows]
+    except (KeyError, TypeError):
+        raise Invalid(f"{path} lacks a column", expected="id and label in every row") from None
+    except (ValueError, csv.Error) as error:
+        raise Invalid(
+            f"{path} cannot be read: {error}", expected="CSV or JSONL with the columns id and label"
+        ) from None
+
+
+def report(args: argparse.Namespace) -> int:
+    """A page for people who were not there."""
+    from boucle.core.errors import Unavailable
+    from boucle.faces.cli.watch_page import page
+    from boucle.ops.watch import watch as look
+
+    seen = look(_open(args), args.service, since=args.since, window=args.window)
+    path = Path(args.out)
+    try:
+        path.write_text(page(seen), encoding="utf-8")
+    except OSError as error:
+        raise Unavailable(
+            f"cannot write {path}: {error.strerror}", expected="a file in a folder that exists"
+        ) from error
+    if args.json:
+        out.as_json({"file": str(path), "status": seen.status})
+    else:
+        out.line(f"{path}: {seen.service} is {seen.status}, {seen.sentence}")
+    return 0

@@ -1,0 +1,248 @@
+"""Label: what really happened, told later, by the id of the prediction. And how good the predictions were, given that.
+
+Labels lie beside the prediction log they belong to, one JSON object a line: `{"id": ..., "label": ..., "time": ...}`. Nothing
+is ever changed: of several labels for one prediction the last counts.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import math
+import os
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from boucle.core import predictions
+from boucle.core.errors import Corrupt, Invalid, Unavailable
+from boucle.core.records import Model, Service
+from boucle.core.refs import id_time
+from boucle.core.schema import jsonable
+from boucle.core.where import field
+from boucle.ledger import services
+from boucle.measure import scores
+
+if TYPE_CHECKING:
+    from boucle.workspace import Workspace
+
+FILE = "labels.jsonl"
+_SPANS = (3600.0, 6 * 3600.0, 86400.0, 7 * 86400.0, 30 * 86400.0)
+_MOST_SPANS = 24
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """What came of it: how many labels were kept, and the ids no revision of the service has given."""
+
+    kept: int
+    unknown: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One span of event time: how many predictions were answered in it, how many have a label, and the scores of those."""
+
+    start: float
+    end: float
+    answered: int
+    labelled: int
+    scores: dict[str, float]
+
+    @property
+    def completeness(self) -> float:
+        """Share of the answered predictions whose outcome is known."""
+        return self.labelled / self.answered if self.answered else 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "completeness": self.completeness}
+
+
+def label(ws: Workspace, service: Service | str, outcomes: Any) -> Labelled:
+    """Keep true outcomes of a service's predictions, of any of its revisions.
+
+    `outcomes` is a mapping of id -> label, pairs of them, or a table with columns `id` and `label`. They are on the disk when
+    this returns. Ids that the service has not given are left out and returned. Raises `Invalid` for what is no id or no
+    label, and then nothing is kept.
+
+    >>> label(ws, "churn", {"01JC...": "stays"})
+    """
+    found = service if isinstance(service, Service) else services.resolve(ws, service)
+    pairs = [(_checked_id(i), _checked_label(i, v)) for i, v in _pairs(outcomes)]
+    revisions = ws.store.find(Service, field("name") == found.name, order=["-revision"])
+    left = {i for i, _ in pairs}
+    now, kept = time.time(), 0
+    for revision in revisions:
+        here = _given(Path(revision.folder, "predictions"), left)
+        left -= here
+        lines = [
+            json.dumps({"id": i, "label": v, "time": now}, ensure_ascii=False) + "\n" for i, v in pairs if i in here
+        ]
+        if lines:
+            _append(Path(revision.folder, FILE), "".join(lines).encode())
+            kept += len(lines)
+    return Labelled(kept, tuple(sorted(left)))
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """The labels of a revision by prediction id; `folder` is the service's. A last line that was cut off is left out.
+    Raises `Corrupt` for any other damaged line."""
+    out: dict[str, Any] = {}
+    path = folder / FILE
+    if not path.is_file():
+        return out
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if not line.endswith(b"\n"):
+                break
+            try:
+                row = json.loads(line)
+                out[row["id"]] = row["label"]
+            except (ValueError, KeyError, TypeError) as error:
+                raise Corrupt(f"{path}, line {number}, is not a label: {error}", expected="as it was written") from None
+    return out
+
+
+def outcomes(ws: Workspace, service: Service, *, since: float = 0.0) -> tuple[Outcome, tuple[Outcome, ...]] | None:
+    """How good the labelled predictions of a revision were: all together, and by when they were asked (spans of an hour to a
+    month, at most 24). None where nothing is labelled."""
+    labels = read(Path(service.folder))
+    if not labels:
+        return None
+    model = ws.store.get(Model, service.model)
+    times: list[float] = []
+    pairs: list[tuple[float, Any, dict[str, Any]]] = []
+    for record in predictions.scan(Path(service.folder, "predictions")):
+        if record["request"] == "probe" or record["time"] < since:
+            continue
+        times.append(record["time"])
+        if record["id"] in labels:
+            pairs.append((record["time"], labels[record["id"]], record["output"]))
+    if not times:
+        return None
+    task = _task(model, pairs)
+    positive = model.tags.get("positive") if model else None
+    span = next((s for s in _SPANS if (max(times) - min(times)) / s < _MOST_SPANS), _SPANS[-1])
+
+    def over(start: float, end: float) -> Outcome:
+        mine = [p for p in pairs if start <= p[0] < end]
+        answered = sum(start <= t < end for t in times)
+        return Outcome(start, end, answered, len(mine), _scores(task, mine, positive))
+
+    whole = over(min(times), math.nextafter(max(times), math.inf))
+    starts = sorted({t // span * span for t in times})
+    return whole, tuple(over(s, s + span) for s in starts)
+
+
+def _task(model: Model | None, pairs: list[tuple[float, Any, dict[str, Any]]]) -> str:
+    if model and model.task in scores.TASKS:
+        return model.task
+    said = [output["prediction"] for _, _, output in pairs]
+    if said and all(isinstance(v, int | float) and not isinstance(v, bool) for v in said):
+        return "regression"
+    return "multiclass"
+
+
+def _scores(task: str, pairs: list[tuple[float, Any, dict[str, Any]]], positive: Any) -> dict[str, float]:
+    """Labels may come from a file where all is text, so each is read as what the model says."""
+    said = [output["prediction"] for _, _, output in pairs]
+    if not said:
+        return {}
+    kind = type(next((v for v in said if v is not None), ""))
+    truth = [_alike(kind, value, task) for _, value, _ in pairs]
+    usable = [i for i, (t, s) in enumerate(zip(truth, said, strict=True)) if t is not None and s is not None]
+    if not usable:
+        return {}
+    shares = [pairs[i][2].get("probabilities") for i in usable]
+    matrix, classes = None, None
+    if all(isinstance(s, Mapping) for s in shares):
+        names = list(shares[0])  # type: ignore[arg-type]
+        matrix = [[s.get(n) or 0.0 for n in names] for s in shares]  # type: ignore[union-attr]
+        classes = [_alike(kind, n, task) for n in names]
+    if positive is not None:
+        positive = _alike(kind, positive, task)
+    return scores.score(
+        task, [truth[i] for i in usable], [said[i] for i in usable], matrix, classes, positive=positive
+    )  # fmt: skip
+
+
+def _alike(kind: type, value: Any, task: str) -> Any:
+    try:
+        if kind is bool:
+            return {"true": True, "1": True, "false": False, "0": False}.get(str(value).lower())
+        if kind in (int, float):
+            number = float(value)
+            return number if task == "regression" or not number.is_integer() else int(number)
+        return str(value)
+    except (TypeError, ValueError):
+        return None
+
+
+def _pairs(given: Any) -> Iterable[tuple[Any, Any]]:
+    from boucle.core.frames import Frame
+
+    if isinstance(given, Mapping) and not (set(given) == {"id", "label"} and isinstance(given["id"], list | tuple)):
+        return list(given.items())
+    if isinstance(given, list | tuple) and all(isinstance(p, tuple | list) and len(p) == 2 for p in given):
+        return [tuple(p) for p in given]
+    frame = Frame.of(given)
+    table = frame.table(["id", "label"])  # a missing column fails here, with the near ones
+    return zip(table.column("id").to_pylist(), table.column("label").to_pylist(), strict=True)
+
+
+def _checked_id(value: Any) -> str:
+    id_time(str(value))
+    return str(value).upper()
+
+
+def _checked_label(id: str, value: Any) -> Any:
+    plain = jsonable(value)
+    if plain is None or isinstance(plain, list | dict):
+        raise Invalid(f"the label of {id} is {value!r}", expected="a class or a number")
+    return plain
+
+
+def _given(folder: Path, ids: set[str]) -> set[str]:
+    if len(ids) <= 200:
+        return {i for i in ids if predictions.find(folder, i) is not None}
+    return {r["id"] for r in predictions.scan(folder, report=lambda _: None) if r["id"] in ids}
+
+
+def _append(path: Path, data: bytes) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            size = _whole(file)
+            # A line that was cut off was never acknowledged; appending to it would damage the next one, too.
+            os.ftruncate(file, size)
+            os.lseek(file, size, os.SEEK_SET)
+            try:
+                done = 0
+                while done < len(data):
+                    done += os.write(file, data[done:])
+                os.fsync(file)
+            except OSError:
+                os.ftruncate(file, size)
+                raise
+        finally:
+            os.close(file)
+    except OSError as error:
+        raise Unavailable(
+            f"labels cannot be written to {path}: {error.strerror or error}", expected="a folder that may be written to"
+        ) from error
+
+
+def _whole(file: int) -> int:
+    """Bytes up to the end of the last whole line."""
+    end = os.lseek(file, 0, os.SEEK_END)
+    while end:
+        start = max(0, end - 4096)
+        at = os.pread(file, end - start, start).rfind(b"\n")
+        if at >= 0:
+            return start + at + 1
+        end = start
+    return 0

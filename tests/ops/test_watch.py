@@ -1,0 +1,273 @@
+"""Watching a service: a real workspace and a log as a service writes it, without a server."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import boucle
+from boucle.core.errors import Corrupt, Invalid
+from boucle.core.records import Service, Verdict
+from boucle.core.refs import new_id
+from boucle.core.where import field
+from boucle.ledger import datasets, models, services
+from boucle.ops import watch as module
+from boucle.ops.label import label, read
+from boucle.ops.serve.predictions import PredictionLog
+from boucle.ops.watch import PREDICTION, watch
+
+PRICES = "def price(rows):\n    return [3.0 + 2.0 * (row['km'] or 0.0) for row in rows]\n"
+
+
+def rides(rows: int, seed: int = 0, far: float = 0.0) -> dict[str, Any]:
+    random = np.random.default_rng(seed)
+    return {"km": random.gamma(2.0, 3.0, rows) + far, "zone": random.choice(["north", "south", "east"], rows)}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[boucle.Workspace, models.Model]]:
+    """A workspace with one model, registered once for all tests."""
+    folder = tmp_path_factory.mktemp("rides")
+    (folder / "pricing.py").write_text(PRICES)
+    sys.path.insert(0, str(folder))
+    try:
+        import pricing
+
+        with boucle.init(folder) as ws:
+            datasets.commit(ws, "rides", boucle.Frame.of(rides(1500)))
+            trained = datasets.load(ws, "rides")
+            yield ws, models.register(ws, "price", pricing.price, data=trained, trained=trained)
+    finally:
+        sys.path.remove(str(folder))
+        sys.modules.pop("pricing", None)
+
+
+class Fake:
+    """A service whose log is written here."""
+
+    def __init__(self, ws: boucle.Workspace, service: Service) -> None:
+        self.ws, self.service = ws, service
+        self.log = PredictionLog(Path(service.folder, "predictions"))
+
+    def answer(self, table: dict[str, Any], request: str = "r", ago: float = 60.0) -> list[str]:
+        began = time.time() - ago
+        lines = []
+        for km, zone in zip(table["km"].tolist(), table["zone"].tolist(), strict=True):
+            body = {
+                "time": began, "inputs": {"km": km, "zone": zone}, "output": {"prediction": 3.0 + 2.0 * km},
+                "latency_us": 2000, "request": request,
+            }  # fmt: skip
+            lines.append(json.dumps(body)[1:-1])
+        return self.log.append(lines)
+
+
+@pytest.fixture
+def fake(place) -> Iterator[Callable[..., Fake]]:
+    ws, model = place
+    made: list[Fake] = []
+
+    def make(of: models.Model = model) -> Fake:
+        made.append(Fake(ws, services.reserve(ws, f"s{new_id().lower()}", of, "process", time.time())))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.log.close()
+
+
+def verdicts(one: Fake) -> list[Verdict]:
+    return one.ws.store.find(Verdict, field("subject") == str(one.service), order=["created"])
+
+
+def events(one: Fake) -> list[tuple[str, str]]:
+    found = one.ws.store.events(subject=str(one.service), type="service.drift")
+    return [(e.data["before"], e.data["after"]) for e in found]
+
+
+def test_finds_its_reference_by_lineage_and_passes_what_is_as_in_training(fake):
+    one = fake()
+    one.answer(rides(20, far=99.0), request="probe")
+    one.answer(rides(400, seed=1))
+    seen = watch(one.ws, one.service)
+    assert (seen.status, seen.sentence) == ("pass", "all 3 columns are as in training")
+    assert seen.reference == "dataset:rides@1"
+    assert [c.name for c in seen.drift.columns] == ["km", "zone", PREDICTION]
+    assert (seen.rows, seen.probes) == (400, 20)
+    assert seen.latency["p50"] == pytest.approx(0.002, rel=0.05)
+    assert [v.status for v in verdicts(one)] == ["pass"]
+    assert events(one) == []
+    assert json.loads(json.dumps(seen.to_json()))["drift"]["status"] == "pass"
+
+
+def test_an_alarm_is_noted_once_and_so_is_its_end(fake, monkeypatch):
+    monkeypatch.setattr(module, "_BEHIND", 0.0)
+    one = fake()
+    one.answer(rides(300, seed=2))
+    assert watch(one.ws, one.service).status == "pass"
+    one.answer(rides(300, seed=3, far=6.0), ago=30.0)
+    seen = watch(one.ws, one.service)
+    assert seen.status == "fail"
+    assert "2 of 3 columns moved" in seen.sentence
+    assert seen.drift["zone"].status == "pass"
+    assert seen.drift["km"].since == 300
+    assert seen.since_time["km"] == pytest.approx(time.time() - 30, abs=25)
+    again = watch(one.ws, one.service)
+    assert again.verdict == seen.verdict
+    assert [v.status for v in verdicts(one)] == ["pass", "fail"]
+    assert verdicts(one)[1].evidence["moved"] == [PREDICTION, "km"]
+    assert events(one) == [("pass", "fail")]
+    one.answer(rides(6000, seed=4))
+    assert watch(one.ws, one.service).status == "pass"
+    assert events(one) == [("pass", "fail"), ("fail", "pass")]
+
+
+def test_reading_on_gives_what_reading_at_once_gives(fake, monkeypatch):
+    monkeypatch.setattr(module, "_BEHIND", 0.0)
+    monkeypatch.setattr(module, "_MOST_CHUNKS", 4)
+    one = fake()
+    rows, parts = rides(2350, seed=5, far=1.0), []
+    for start in (0, 130, 131, 900, 2100):
+        end = {0: 130, 130: 131, 131: 900, 900: 2100, 2100: 2350}[start]
+        one.answer({n: v[start:end] for n, v in rows.items()})
+        parts.append(watch(one.ws, one.service))
+    state = Path(one.service.folder, "watch", "state.json")
+    kept = json.loads(state.read_text())["tally"]
+    assert kept["rows"] == kept["unit"] * len(kept["windows"]) <= 2350
+    assert len(kept["windows"]) < 4
+    state.unlink()
+    fresh = watch(one.ws, one.service)
+    assert [p.rows for p in parts] == [130, 131, 900, 2100, 2350]
+    assert parts[-1].latency == fresh.latency
+    whole = {n: s.counts.tolist() for n, s in fresh.sketches.columns.items()}
+    assert {n: s.counts.tolist() for n, s in parts[-1].sketches.columns.items()} == whole
+
+
+def test_reads_only_what_is_new(fake, monkeypatch):
+    monkeypatch.setattr(module, "_BEHIND", 0.0)
+    one = fake()
+    one.answer(rides(1000, seed=6))
+    watch(one.ws, one.service)
+    looked: list[int] = []
+    real = module._window
+    monkeypatch.setattr(module, "_window", lambda records, *a: looked.append(len(records)) or real(records, *a))
+    one.answer(rides(150, seed=7))
+    assert watch(one.ws, one.service).rows == 1150
+    assert looked == [100, 50]
+
+
+def test_a_torn_last_line_does_not_matter(fake):
+    one = fake()
+    one.answer(rides(200, seed=8))
+    (path,) = Path(one.service.folder, "predictions").glob("*.jsonl")
+    with path.open("ab") as file:
+        file.write(b'{"id":"01')
+    assert watch(one.ws, one.service).rows == 200
+
+
+def test_a_part_is_judged_without_being_kept(fake):
+    one = fake()
+    one.answer(rides(400, seed=9), ago=7200.0)
+    one.answer(rides(200, seed=10, far=6.0), ago=10.0)
+    last = watch(one.ws, one.service, window=200)
+    assert (last.rows, last.status) == (200, "fail")
+    assert watch(one.ws, one.service, since="1 hour ago").rows == 200
+    assert watch(one.ws, one.service, since=time.time() + 60).sentence == "nothing was asked yet"
+    assert verdicts(one) == []
+    with pytest.raises(Invalid, match="window of 0"):
+        watch(one.ws, one.service, window=0)
+
+
+def test_without_training_rows_the_first_thousand_are_the_reference(fake, place):
+    ws, model = place
+    bare = models.Model(
+        **{f: getattr(model, f) for f in ("digest", "artifact", "task", "framework")}, name="bare", version=1
+    )
+    ws.store.put(bare)
+    one = fake(bare)
+    one.answer(rides(500, seed=11))
+    seen = watch(ws, one.service)
+    assert (seen.status, seen.drift) == ("pass", None)
+    assert "of the first 1,000 rows to compare with 500 have come" in seen.sentence
+    one.answer(rides(900, seed=12))
+    assert watch(ws, one.service).status == "pass"
+    one.answer(rides(600, seed=13, far=6.0))
+    assert watch(ws, one.service).status == "fail"
+
+
+def test_labels_are_kept_and_scored_by_when_the_question_came(fake):
+    one = fake()
+    late = one.answer(rides(60, seed=14), ago=2 * 86400.0)
+    new = one.answer(rides(40, seed=15))
+    unknown = "01ARZ3NDEKTSV4RRFFQ69G5FAV"
+    truth = {r["id"]: r["output"]["prediction"] for r in module._records(one.service)}
+    done = label(one.ws, one.service, {**{i: truth[i] + 1.0 for i in late}, unknown: 1.0})
+    assert (done.kept, done.unknown) == (60, (unknown,))
+    label(one.ws, one.service.name, boucle.Frame.of({"id": new[:10], "label": [str(truth[i]) for i in new[:10]]}))
+    seen = watch(one.ws, one.service)
+    assert (seen.outcome.answered, seen.outcome.labelled) == (100, 70)
+    assert seen.outcome.completeness == 0.7
+    assert seen.outcome.scores["mae"] == pytest.approx(60 / 70)
+    first, last = seen.outcomes[0], seen.outcomes[-1]
+    assert (first.scores["mae"], last.scores["mae"]) == (pytest.approx(1.0), pytest.approx(0.0))
+    assert (first.completeness, last.completeness) == (1.0, 0.25)
+    label(one.ws, one.service, [(late[0], truth[late[0]])])
+    assert watch(one.ws, one.service).outcome.scores["mae"] == pytest.approx(59 / 70), "the last label counts"
+
+
+def test_bad_labels_keep_nothing(fake):
+    one = fake()
+    ids = one.answer(rides(3, seed=16))
+    for bad in ({ids[0]: 1.0, "nonsense": 2.0}, {ids[0]: None}, {ids[0]: [1]}, {"id": [ids[0]], "lable": [1]}):
+        with pytest.raises(Invalid):
+            label(one.ws, one.service, bad)
+    assert read(Path(one.service.folder)) == {}
+
+
+def test_a_torn_label_is_forgotten_and_the_next_one_is_whole(fake):
+    one = fake()
+    ids = one.answer(rides(3, seed=17))
+    path = Path(one.service.folder, "labels.jsonl")
+    label(one.ws, one.service, {ids[0]: 1})
+    with path.open("ab") as file:
+        file.write(b'{"id": "01')
+    assert read(path.parent) == {ids[0]: 1}
+    label(one.ws, one.service, {ids[1]: 2})
+    assert read(path.parent) == {ids[0]: 1, ids[1]: 2}
+    path.write_bytes(b"nonsense\n" + path.read_bytes())
+    with pytest.raises(Corrupt, match="line 1"):
+        read(path.parent)
+
+
+@pytest.mark.slow
+def test_a_real_service(tmp_path):
+    random = np.random.default_rng(0)
+    spend = random.gamma(2.0, 20.0, 1200)
+    table = {"spend": spend, "plan": random.choice(["basic", "plus"], 1200)}
+    table["left"] = np.where(random.random(1200) < 1 / (1 + np.exp((spend - 40) / 10)), "yes", "no")
+    with boucle.init(tmp_path) as ws:
+        boucle.ingest(ws, table, "customers")
+        model = boucle.train(ws, "customers", "left", "churn").result
+        service = boucle.deploy(ws, model.key)
+        try:
+            rows = [{"spend": s, "plan": p} for s, p in zip(table["spend"][:400], table["plan"][:400], strict=True)]
+            answers = boucle.predict(ws, service, rows)
+            seen = watch(ws, "churn")
+            assert (seen.status, seen.rows) == ("pass", 400)
+            assert seen.probes > 0
+            assert seen.reference.startswith("artifact:"), "the very rows it was trained on"
+            done = label(ws, "churn", {a["id"]: t for a, t in zip(answers, table["left"][:200], strict=False)})
+            assert done.kept == 200
+            boucle.predict(ws, service, [{**r, "spend": r["spend"] + 60, "plan": "max"} for r in rows])
+            seen = watch(ws, "churn")
+            assert seen.drift["spend"].status == seen.drift["plan"].status == "fail"
+            assert seen.drift["plan"].new_values == {"max": 400}
+            assert 0.5 < seen.outcome.scores["roc_auc"] <= 1
+        finally:
+            boucle.stop(ws, service.key)
