@@ -129,7 +129,7 @@ def test_the_proof_tells_what_differs(bundle, copy):
 
 
 def test_every_changed_byte_is_caught(bundle, copy):
-    for path in [p for p in copy.rglob("*") if p.is_file()]:
+    for path in [p for p in copy.rglob("*") if p.is_file() and p.stat().st_size]:
         content = path.read_bytes()
         for at in {0, len(content) // 2, len(content) - 1}:
             path.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
@@ -286,9 +286,8 @@ def test_a_function_brings_all_that_its_modules_import_and_the_files_of_its_pack
     assert [r["prediction"] for r in made.golden] == [32, 30, 32, 30]
     shutil.rmtree(tmp_path / "user")
     assert prove(made)["differences"] == []
-    assert {
-        p.relative_to(made.folder / "model").as_posix() for p in (made.folder / "model").rglob("*") if p.is_file()
-    } == {*PACKAGE}
+    model = made.folder / "model"
+    assert {p.relative_to(model).as_posix() for p in model.rglob("*") if p.is_file()} == {*PACKAGE}
     assert not list(made.folder.rglob("__pycache__"))
 
 
@@ -300,7 +299,10 @@ def test_too_much_beside_the_modules_of_a_package_is_refused(user, tmp_path, mon
 
 
 def test_a_file_beside_a_module_that_is_in_no_package_is_missed_at_once(user, tmp_path):
-    code = "from pathlib import Path\ndef predict(rows):\n  return [len((Path(__file__).parent / 'w.txt').read_text()) for _ in rows]"
+    code = """
+        from pathlib import Path
+        def predict(rows): return [len((Path(__file__).parent / "w.txt").read_text()) for _ in rows]
+    """
     loose = user("loose", {"loose.py": code, "w.txt": "abc"})
     with pytest.raises(Refused, match=r"FileNotFoundError.*w\.txt") as caught:
         packed(tmp_path / "b", loose.predict)
@@ -401,9 +403,8 @@ def test_mlflow_opens_it_and_answers_the_same(bundle, user, tmp_path, kind):
         found = mlflow.pyfunc.load_model(sys.argv[1])
         print(found.predict(rows).to_json(orient="records"))
     """
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", program, str(bundle.folder)], cwd=tmp_path, capture_output=True, text=True, check=False
-    )  # fmt: skip
+    command = [sys.executable, "-W", "ignore", "-c", program, str(bundle.folder)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     if kind == "sklearn":

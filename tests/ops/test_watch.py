@@ -132,7 +132,7 @@ def test_reading_on_gives_what_reading_at_once_gives(fake, monkeypatch):
     monkeypatch.setattr(module, "_BEHIND", 0.0)
     monkeypatch.setattr(module, "_MOST_CHUNKS", 4)
     one = fake()
-    rows, parts = rides(2350, seed=5, far=1.0), []
+    rows, parts = rides(2350, seed=5), []
     for start in (0, 130, 131, 900, 2100):
         end = {0: 130, 130: 131, 131: 900, 900: 2100, 2100: 2350}[start]
         one.answer({n: v[start:end] for n, v in rows.items()})

@@ -7,9 +7,11 @@ folder, in chunks of equal size that are merged when there are many, and each lo
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import math
+import operator
 import os
 import tempfile
 import time
@@ -72,7 +74,7 @@ class Watched:
     outcome: Outcome | None = None
     outcomes: tuple[Outcome, ...] = ()
     verdict: str = ""
-    sketches: Window | None = field(default=None, repr=False, compare=False)
+    sketches: Window | None = field(default=None, repr=False, compare=False)  # the rows that the scores are of
     against: Reference | None = field(default=None, repr=False, compare=False)
 
     def to_json(self) -> dict[str, Any]:
@@ -122,7 +124,7 @@ def watch(
         probes=tally.probes, first=tally.first, last=tally.last, latency=_quantiles(tally.latency), drift=judged,
         since_time=_since(judged, tally), outcome=labelled[0] if labelled else None,
         outcomes=labelled[1] if labelled else (), verdict=verdict,
-        sketches=_sum(tally.windows), against=reference,
+        sketches=_shown(judged, tally), against=reference,
     )  # fmt: skip
 
 
@@ -344,11 +346,11 @@ def _nothing(tally: _Tally, reference: Reference | None) -> str:
     return "nothing was asked yet"
 
 
-def _sum(windows: Sequence[Window]) -> Window | None:
-    total: Window | None = None
-    for window in windows:
-        total = window if total is None else total + window
-    return total
+def _shown(judged: Drift | None, tally: _Tally) -> Window | None:
+    if judged is None:
+        return None
+    parts = {c.name: [w.columns[c.name] for w in tally.windows[c.since // tally.unit :]] for c in judged.columns}
+    return Window(judged.rows, {n: functools.reduce(operator.add, sketches) for n, sketches in parts.items()})
 
 
 def _since(judged: Drift | None, tally: _Tally) -> dict[str, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import socket
 import threading
 import urllib.error
 import urllib.request
@@ -114,6 +115,33 @@ class TargetContract:
         assert not target.alive(old.handle)
         assert target.alive(new.handle)
         assert post(new.url, {"x": 1})[0] == 200
+
+    def test_one_revision_takes_over_from_another_at_one_address(
+        self, target: Target, placement: Placement, start: Callable[[Placement], Placed]
+    ) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        old = start(dataclasses.replace(placement, port=port, hold=True))
+        url = target.expose(old.handle)
+        assert str(port) in url
+        assert old.url != url  # until then it answered elsewhere
+        new = start(dataclasses.replace(placement, port=port, hold=True, revision=3, folder=placement.folder / "3"))
+        assert {post(url, {"x": 1})[1]["revision"] for _ in range(5)} == {2}
+        assert target.expose(new.handle) == url
+        assert target.stop(old.handle)
+        assert {post(url, {"x": 1})[1]["revision"] for _ in range(5)} == {3}
+
+    def test_says_when_the_address_is_taken(
+        self, target: Target, placement: Placement, start: Callable[[Placement], Placed]
+    ) -> None:
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            taken.listen()
+            placed = start(dataclasses.replace(placement, port=taken.getsockname()[1], hold=True))
+            with pytest.raises(Unavailable):
+                target.expose(placed.handle)
+        assert post(placed.url, {"x": 1})[0] == 200
 
     def test_says_why_it_did_not_start(self, target: Target, placement: Placement) -> None:
         (placement.bundle / "bundle.json").write_text("{}")

@@ -164,3 +164,9 @@ def test_needs_no_workspace():
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert said.strip() == "[] False"
+
+
+def test_a_held_service_that_nobody_exposes_ends_by_itself(bundle, tmp_path):
+    command = [sys.executable, "-m", "boucle.ops.serve", str(bundle), "--service", "twice"]
+    command += ["--log", str(tmp_path / "log"), "--port", "0", "--hold", "--patience", "0.2"]
+    assert subprocess.run(command, timeout=60, check=False, capture_output=True).returncode == 0

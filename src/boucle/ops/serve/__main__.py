@@ -22,6 +22,7 @@ from boucle.ops.serve.app import MAX_BODY, App, Stamp
 from boucle.ops.serve.predictions import PredictionLog
 from boucle.ports.framework import Predictor
 
+HOLD_SECONDS = 120.0
 KEEP_ALIVE_SECONDS = 75  # longer than the 60 of common proxies, so that they hang up first
 
 _log = logging.getLogger("boucle.serve")
@@ -40,6 +41,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--port", type=int, default=8080, help="port to listen on, 0 for any free one (default 8080)")
     parser.add_argument(
         "--hold", action="store_true", help="listen on a free port only; on --port too when SIGUSR1 comes"
+    )
+    parser.add_argument(
+        "--patience",
+        type=float,
+        default=HOLD_SECONDS,
+        help=f"with --hold: end after so long (default {HOLD_SECONDS:g} s)",
     )
     parser.add_argument("--max-body", type=int, default=MAX_BODY, help=f"largest body in bytes (default {MAX_BODY})")
     parser.add_argument(
@@ -107,6 +114,8 @@ async def _serve(arguments: argparse.Namespace) -> None:
         if arguments.hold:
             exposing: list[asyncio.Task[None]] = []  # the loop itself holds tasks only weakly
             loop.add_signal_handler(signal.SIGUSR1, lambda: exposing.append(asyncio.create_task(expose())))
+            # Whoever started it may have died meanwhile, and nobody else would ever end it.
+            loop.call_later(arguments.patience, lambda: None if len(servers) > 1 else stop())
         _log.info("%s serves %s on %s", f"{arguments.service}@{arguments.revision}", app.model, url)
         await serving[0]
     finally:

@@ -87,7 +87,7 @@ class SklearnPredictor:
     def __init__(self, estimator: Any) -> None:
         self._estimator = estimator
         classes = getattr(estimator, "classes_", None)
-        if isinstance(classes, list):
+        if isinstance(classes, list) and any(np.ndim(c) for c in classes):
             raise Invalid("the model predicts several targets", expected="one target")
         self._classes = None if classes is None else [_word(c) for c in classes]
         self._labels = None if classes is None else np.asarray(classes)

@@ -1,0 +1,113 @@
+"""The data commands."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+
+def test_ingest_tells_what_it_found(cli, home):
+    cli("init")
+    (home / "a.csv").write_text("x;y\n1;a\n2;b\n")
+    said = cli("data", "ingest", "a.csv", "--name", "a", "--tag", "n=1", "--owner", "me", "--json")
+    assert said.code == 0
+    assert said.json.items() >= {"dataset": "a@1", "rows": 2, "columns": 2, "new": True, "by": "ann"}.items()
+    assert said.json["found"]["delimiter"] == ";"
+    again = cli("data", "ingest", "a.csv", "--name", "a")
+    assert "same content already" in again.out
+
+
+def test_a_bad_line_is_set_aside_or_refused(cli, home):
+    cli("init")
+    (home / "a.csv").write_text("x,y\n" + "1,2\n" * 50 + "1,2,3,4\n" + "3,4\n")
+    said = cli("data", "ingest", "a.csv", "--name", "a", "--json").json
+    assert said["rows"] == 51
+    assert [b["line"] for b in said["bad"]] == [52]
+    assert "1 lines were set aside" in cli("data", "ingest", "a.csv", "--name", "b").out
+    strict = cli("data", "ingest", "a.csv", "--name", "c", "--strict")
+    assert strict.code == 2
+    assert [d["dataset"] for d in cli("data", "list", "--json").json] == ["a@1", "b@1"]
+
+
+def test_a_dry_run_stores_nothing(cli, shop):
+    said = cli("data", "ingest", "people.csv", "--name", "other", "--dry-run", "--json")
+    assert said.json["rows"] == 30
+    assert "nothing was stored" in cli("data", "ingest", "people.csv", "--name", "other", "--dry-run").out
+    assert len(cli("data", "list", "--json").json) == 1
+
+
+def test_list_log_and_show(cli, shop):
+    (shop / "people.csv").write_text((shop / "people.csv").read_text() + "99,a,yes\n")
+    cli("data", "ingest", "people.csv", "--name", "people")
+    assert [d["dataset"] for d in cli("data", "list", "--json").json] == ["people@2"]
+    assert [d["dataset"] for d in cli("data", "log", "people", "--json").json] == ["people@2", "people@1"]
+    shown = cli("data", "show", "people@1", "--rows", "2", "--json").json
+    assert (shown["rows"], len(shown["first"]), [c["name"] for c in shown["statistics"]["columns"]]) == (
+        30,
+        2,
+        ["age", "plan", "churned"],
+    )
+    words = cli("data", "show", "people", "--rows", "2").out
+    assert "people@2" in words
+    assert "churned" in words
+    assert "people@2" in cli("data", "log", "people").out
+
+
+def test_a_column_whose_name_looks_like_markup(cli, home):
+    cli("init")
+    (home / "a.csv").write_text("[red]x[/],[/oops]\n1,[bold]\n2,b\n")
+    assert cli("data", "ingest", "a.csv", "--name", "a").code == 0
+    said = cli("data", "show", "a", "--rows", "1")
+    assert said.code == 0
+    assert "[red]x[/]" in said.out
+    assert "[bold]" in said.out
+
+
+def test_validate_with_suggested_and_given_checks(cli, shop):
+    assert cli("data", "validate", "people").code == 0
+    bad = cli("data", "validate", "people", "--check", 'between:{"column": "age", "low": 0, "high": 30}', "--json")
+    assert bad.code == 1
+    assert [v["status"] for v in bad.json] == ["fail"]
+    assert cli("data", "validate", "people", "--check", "between:{").code == 2
+    assert cli("data", "validate", "people", "--check", "betwen").code == 3
+
+
+@pytest.mark.parametrize("name", ["out.csv", "out.parquet", "out.jsonl", "out.arrow"])
+def test_export_round_trip(cli, shop, name):
+    assert cli("data", "export", "people", name, "--json").json == {"file": name, "rows": 30}
+    if not name.endswith(".arrow"):
+        cli("data", "ingest", name, "--name", "again")
+        assert cli("data", "list", "--json").json[0]["rows"] == 30
+
+
+def test_export_to_where_it_cannot(cli, shop):
+    assert cli("data", "export", "people", "out.docx").code == 2
+    assert cli("data", "export", "people", "nowhere/out.csv").code in (2, 3, 7)
+    assert not list(shop.glob("out*"))
+
+
+def test_sources(cli, home):
+    assert {s["source"] for s in cli("data", "sources", "--json").json} >= {"csv", "jsonl", "parquet"}
+    assert "csv" in cli("data", "sources").out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (("log", "nothing"), 3), (("show", "nothing"), 3), (("show", "people@9"), 3), (("show", "people@"), 2),
+        (("export", "nothing", "a.csv"), 3), (("validate", "nothing"), 3), (("ingest", "nothing.csv", "--name", "x"), 3),
+        (("ingest", "people.csv", "--name", "no name"), 2), (("ingest", "people.csv", "--name", "x", "--tag", "a"), 2),
+        (("ingest", "people.csv", "--name", "x", "--option", "nonsense=1"), 3),
+    ],
+)  # fmt: skip
+def test_errors(cli, shop, arguments, code):
+    said = cli("data", *arguments, "--json")
+    assert said.code == code, said.err
+    assert json.loads(said.err)["error"]["what"]
+
+
+def test_an_empty_workspace(cli, home):
+    cli("init")
+    assert "no datasets yet" in cli("data", "list").out
+    assert cli("data", "list", "--json").json == []
