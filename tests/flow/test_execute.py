@@ -616,3 +616,23 @@ def alive(pid):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     except OSError:
         return False
+
+
+MEASURED = """
+from boucle import log_metrics
+
+@step
+def measured(x: int) -> int:
+    log_metrics({"size": float(x)})
+    return x
+
+@pipeline
+def main(x: int):
+    return measured(x), measured.map([7, 8])
+"""
+
+
+def test_a_pipelines_run_has_the_metrics_of_its_steps(project):
+    project.write(MEASURED)
+    first, again = project.run(x=3).run, project.run(x=3).run
+    assert first.metrics == again.metrics == {"size": 3.0}

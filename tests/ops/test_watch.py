@@ -14,7 +14,7 @@ import pytest
 
 import boucle
 from boucle.core.errors import Corrupt, Invalid
-from boucle.core.records import Service, Verdict
+from boucle.core.records import Edge, Service, Verdict
 from boucle.core.refs import new_id
 from boucle.core.where import field
 from boucle.ledger import datasets, models, services
@@ -199,6 +199,24 @@ def test_without_training_rows_the_first_thousand_are_the_reference(fake, place)
     assert watch(ws, one.service).status == "pass"
     one.answer(rides(600, seed=13, far=6.0))
     assert watch(ws, one.service).status == "fail"
+
+
+def test_training_rows_that_lack_columns_are_used_for_the_others(fake, place):
+    ws, model = place
+    part = models.Model(
+        **{f: getattr(model, f) for f in ("digest", "artifact", "task", "framework")}, name="part", version=1
+    )
+    ws.store.put(part)
+    table = rides(800, seed=20)
+    dataset, _ = datasets.commit(ws, "part", boucle.Frame.of({"km": table["km"], "zone": np.arange(800)}))
+    ws.store.link(Edge(str(part), "derived", str(dataset), 0.0))
+    one = fake(part)
+    one.answer(rides(300, seed=21))
+    seen = watch(ws, one.service)
+    assert seen.reference == "dataset:part@1"
+    assert [c.name for c in seen.drift.columns] == ["km"], "zone was of another kind, and answers need all columns"
+    one.answer(rides(800, seed=22))
+    assert [c.name for c in watch(ws, one.service).drift.columns] == ["km", PREDICTION]
 
 
 def test_labels_are_kept_and_scored_by_when_the_question_came(fake):

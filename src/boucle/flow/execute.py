@@ -17,10 +17,10 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from boucle.core.errors import BoucleError, StepFailed
@@ -62,6 +62,7 @@ class Outcome:
     why: str
     seconds: float
     stored: Stored | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,8 +188,14 @@ class _Execution:
             cancelled = isinstance(error, KeyboardInterrupt)
             self.run.finish("cancelled" if cancelled else "failed", f"{type(error).__name__}: {error}")
             raise
+        self.run.record = replace(self.run.record, metrics=self._metrics())
         done = self.run.finish(outputs=self._outputs())
         return Execution(done, tuple(self.outcomes), result)
+
+    def _metrics(self) -> dict[str, float]:
+        """What its steps measured, so that executions compare; of a mapped step there is no one value."""
+        single = {n.label for n in self.graph.nodes if n.mapped is None}
+        return {name: value for o in self.outcomes if o.label in single for name, value in o.metrics.items()}
 
     def _files(self) -> Iterator[tuple[str, str]]:
         for node in self.graph.nodes:
@@ -267,7 +274,7 @@ class _Execution:
         if hit is not None:
             stored = Stored.from_json(hit.outputs)
             self.run.link("used", str(hit))
-            self._note(Outcome(label, "reused", hit.id, why, time.time() - began, stored))
+            self._note(Outcome(label, "reused", hit.id, why, time.time() - began, stored, hit.metrics))
             self.listen(Progress("reused", label, why, time.time() - began, *call.count))
             return Result(stored, (hit.id,))
         why = why or self.lookup.difference(step, arguments)
@@ -366,7 +373,7 @@ class _Execution:
             self.quick.add(id(node.step))
         else:
             self.quick.discard(id(node.step))
-        self._note(Outcome(node.label, "finished", done.id, prepared.why, seconds, stored))
+        self._note(Outcome(node.label, "finished", done.id, prepared.why, seconds, stored, done.metrics))
         self.listen(Progress("finished", node.label, prepared.why, seconds, *prepared.call.count))
         return Result(stored, (done.id,))
 

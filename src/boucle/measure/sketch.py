@@ -264,7 +264,9 @@ def _column_reference(name: str, array: pa.Array) -> ColumnReference:
     order = np.argsort(-counts, kind="stable")[:NAMED]
     kept = np.concatenate([[texts.null_count, 0], counts[order]]).astype(np.int64)
     kept[NEW] = len(texts) - kept.sum()
-    return ColumnReference(name, kind, kept, categories=tuple(values.take(order).to_pylist()), complete=bool(kept[NEW] == 0))
+    return ColumnReference(
+        name, kind, kept, categories=tuple(values.take(order).to_pylist()), complete=bool(kept[NEW] == 0)
+    )
 
 
 def _of_numbers(name: str, kind: str, values: NDArray[np.float64]) -> ColumnReference:

@@ -35,7 +35,7 @@ from boucle.ledger import bundles, datasets, services, tables
 from boucle.ledger.journal import note
 from boucle.measure.drift import Drift, drift
 from boucle.measure.evidence import CHUNK
-from boucle.measure.sketch import Reference, Window
+from boucle.measure.sketch import Reference, Window, kind_of
 from boucle.ops.label import Outcome, outcomes
 
 if TYPE_CHECKING:
@@ -145,17 +145,20 @@ def _reference(ws: Workspace, service: Service, model: Model, schema: Schema) ->
     if kept and kept["format"] == FORMAT and kept["digest"] == model.digest:
         return Reference.from_json(kept["reference"]), kept["origin"]
     rows, origin = _training_rows(ws, model, schema)
-    watched = [c.name for c in schema.columns if c.kind != "identifier" and (rows is None or c.name in rows.schema)]
-    reference = Reference(0, {})
-    if rows is not None:
-        reference = Reference.of(rows.select(watched))
+    watched = [
+        c.name
+        for c in schema.columns
+        if c.kind != "identifier"
+        and (rows is None or (c.name in rows.schema and kind_of(rows.schema[c.name].type) == kind_of(c.type)))
+    ]
+    reference = Reference.of(rows.select(watched)) if rows is not None and watched else Reference(0, {})
     if rows is not None and all(n in rows.schema for n in schema.names):
         answers = _answers(ws, model, schema, rows)
     else:
         first = list(itertools.islice(_records(service), FIRST))
         if len(first) < FIRST:
-            return (reference if rows is not None else None), origin
-        if rows is None:
+            return (reference if reference.columns else None), origin
+        if rows is None and watched:
             reference = Reference.of(_inputs(first, schema, watched))
         answers = _outputs(first)
     said = Reference.of({PREDICTION: answers})

@@ -43,11 +43,8 @@ def test_list_log_and_show(cli, shop):
     assert [d["dataset"] for d in cli("data", "list", "--json").json] == ["people@2"]
     assert [d["dataset"] for d in cli("data", "log", "people", "--json").json] == ["people@2", "people@1"]
     shown = cli("data", "show", "people@1", "--rows", "2", "--json").json
-    assert (shown["rows"], len(shown["first"]), [c["name"] for c in shown["statistics"]["columns"]]) == (
-        30,
-        2,
-        ["age", "plan", "churned"],
-    )
+    assert (shown["rows"], len(shown["first"])) == (30, 2)
+    assert [c["name"] for c in shown["statistics"]["columns"]] == ["age", "plan", "churned"]
     words = cli("data", "show", "people", "--rows", "2").out
     assert "people@2" in words
     assert "churned" in words
@@ -98,7 +95,7 @@ def test_sources(cli, home):
         (("log", "nothing"), 3), (("show", "nothing"), 3), (("show", "people@9"), 3), (("show", "people@"), 2),
         (("export", "nothing", "a.csv"), 3), (("validate", "nothing"), 3), (("ingest", "nothing.csv", "--name", "x"), 3),
         (("ingest", "people.csv", "--name", "no name"), 2), (("ingest", "people.csv", "--name", "x", "--tag", "a"), 2),
-        (("ingest", "people.csv", "--name", "x", "--option", "nonsense=1"), 3),
+        (("ingest", "people.csv", "--name", "x", "--option", "nonsense=1"), 2),
     ],
 )  # fmt: skip
 def test_errors(cli, shop, arguments, code):

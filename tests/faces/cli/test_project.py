@@ -38,9 +38,8 @@ def test_new_in_words(cli, people):
 
 def test_the_tests_of_a_new_project_pass(cli, people):
     cli("new", "churn", "--from", "people.csv", "--target", "churned")
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"], cwd=people / "churn", capture_output=True, text=True, check=False
-    )  # fmt: skip
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    done = subprocess.run(command, cwd=people / "churn", capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
 
 

@@ -22,8 +22,12 @@ def console() -> Console:
     """The terminal; colours only where there is one and NO_COLOR is not set."""
     from rich.console import Console
 
+    class Terminal(Console):
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError  # `main` knows that whoever read us has seen enough
+
     # Whoever reads a pipe is not 80 columns wide.
-    return Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+    return Terminal(highlight=False, width=None if sys.stdout.isatty() else 160)
 
 
 def as_json(value: Any) -> None:
@@ -51,7 +55,7 @@ def table(rows: Sequence[Mapping[str, Any]], empty: str = "nothing here yet") ->
     names = list(dict.fromkeys(k for r in rows for k in r))
     for name in names:
         numeric = all(isinstance(r.get(name), int | float | None) for r in rows)
-        grid.add_column(name, justify="right" if numeric else "left", overflow="fold")
+        grid.add_column(Text(name), justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         grid.add_row(*(Text(cell(row.get(n)), style=_STYLES.get(str(row.get(n)), "")) for n in names))
     console().print(grid)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float64]
 
-_WIDTH, _HEIGHT, _BARS, _LISTED = 320, 120, 32, 7
+_WIDTH, _HEIGHT, _BARS, _LISTED, _FEW = 320, 120, 32, 7, 8
 
 _CSS = """
 :root{color-scheme:light dark;--page:#f7f7f5;--card:#fff;--ink:#1d2226;--soft:#667078;--line:#e2e4e3;
@@ -38,8 +38,8 @@ h2{font-size:17px;margin:36px 0 12px}p{margin:0 0 8px}.soft{color:var(--soft)}
 .card h3{font-size:15px;margin:0;display:flex;justify-content:space-between;gap:8px;overflow-wrap:anywhere}
 .card p{min-height:3em;margin:4px 0}svg{display:block;width:100%;height:auto}svg text{fill:var(--soft);font-size:10px}
 .scroll{overflow-x:auto;background:var(--card);border:1px solid var(--line);border-radius:10px}
-table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
-th,td{padding:7px 12px;text-align:right;border-bottom:1px solid var(--line);white-space:nowrap}
+table{border-collapse:collapse;width:100%;font-size:14px;font-variant-numeric:tabular-nums}
+th,td{padding:7px 9px;text-align:right;border-bottom:1px solid var(--line);white-space:nowrap}
 th{font-weight:600;color:var(--soft)}tr:last-child td{border:0}th:first-child,td:first-child{text-align:left}
 .key i{display:inline-block;width:11px;height:11px;border-radius:2px;margin:0 5px 0 14px;vertical-align:-1px}
 .was{fill:var(--was);background:var(--was)}.now{fill:var(--now);background:var(--now)}
@@ -96,8 +96,10 @@ def _card(seen: Watched, column: ColumnDrift) -> str:
 def _curves(reference: ColumnReference, sketch: Sketch) -> str:
     """Both densities over bins of equal width, taken as even within a cell."""
     edges = reference.edges
-    if edges[0] == edges[-1]:
-        return _bars_of([(f"{edges[0]:.4g}", *_shares(reference, sketch, 2)), ("other", *_outside(reference, sketch))])
+    if len(edges) <= _FEW:
+        rows = [(f"{edge:.4g}", *_shares(reference, sketch, i + 2)) for i, edge in enumerate(edges)]
+        beside = [("(missing)", *_shares(reference, sketch, 0)), ("(others)", *_outside(reference, sketch))]
+        return _bars_of(rows + [r for r in beside if r[1] or r[2]])
     bins = np.linspace(edges[0], edges[-1], _BARS + 1)
 
     def share(counts: NDArray[Any]) -> Floats:
@@ -115,9 +117,11 @@ def _curves(reference: ColumnReference, sketch: Sketch) -> str:
         return f"M0 {floor}{tops}V{floor}Z"
 
     low, high = f"{edges[0]:.4g}", f"{edges[-1]:.4g}"
+    away = _outside(reference, sketch)[1]
+    beyond = f'<text x="{_WIDTH / 2}" y="{_HEIGHT - 3}" text-anchor="middle">{away:.1%} outside</text>' if away else ""
     inside = (
         f'<path class="was" d="{outline(was)}"/><path class="now" d="{outline(now)}"/>'
-        f'<text x="0" y="{_HEIGHT - 3}">{low}</text><text x="{_WIDTH}" y="{_HEIGHT - 3}" text-anchor="end">{high}</text>'
+        f'<text x="0" y="{_HEIGHT - 3}">{low}</text><text x="{_WIDTH}" y="{_HEIGHT - 3}" text-anchor="end">{high}</text>{beyond}'
     )
     return _svg(inside, _HEIGHT, f"densities from {low} to {high}")
 
