@@ -478,7 +478,7 @@ def test_branches_overlap_and_their_logs_do_not_mix(project, ws):
     for progress in heard:
         if progress.kind == "printed":
             said.setdefault(progress.label, []).append(progress.text.strip())
-    assert said == {f"work{end}": ["begin", n, "end", n] for end, n in (("", "1"), ("-2", "2"), ("-3", "3"))}
+    assert said == {f"work{end}": [f"begin {n}", f"end {n}"] for end, n in (("", 1), ("-2", 2), ("-3", 3))}
 
 
 def test_what_is_printed_outside_goes_where_it_went(project, capsys):

@@ -171,6 +171,16 @@ def test_a_torn_last_line_does_not_matter(fake):
     assert watch(one.ws, one.service).rows == 200
 
 
+def test_a_long_part_has_few_chunks(fake, monkeypatch):
+    monkeypatch.setattr(module, "_MOST_CHUNKS", 4)
+    one = fake()
+    one.answer(rides(2050, seed=18))
+    tally = module._folded(list(module._records(one.service)), None, module.Schema())
+    assert (tally.rows, tally.unit) == (2050, 800)
+    assert len(tally.times) == 3
+    assert watch(one.ws, one.service, window=2050).status == "pass"
+
+
 def test_a_part_is_judged_without_being_kept(fake):
     one = fake()
     one.answer(rides(400, seed=9), ago=7200.0)

@@ -41,7 +41,7 @@ def new(name: str, folder: Path, *, dataset: str, target: str, source: str = "")
     """
     check_name(name, "project name")
     check_name(dataset, "dataset name")
-    if not target or "\n" in target:
+    if not target:
         raise Invalid(f"the target is {target!r}", expected="the name of a column")
     folder = folder.resolve()
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
@@ -84,5 +84,5 @@ def new(name: str, folder: Path, *, dataset: str, target: str, source: str = "")
 
 
 def _quoted(text: str) -> str:
-    """As a string of TOML and Python alike, which JSON's are."""
+    """As a string of TOML, which JSON's are."""
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")

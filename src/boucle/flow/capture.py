@@ -16,16 +16,27 @@ from boucle.ledger import recording, runs
 
 
 class Log:
-    """What one call of a step printed; each piece is also passed on."""
+    """What one call of a step printed; whole lines are also passed on."""
 
-    __slots__ = ("_passed_on", "text")
+    __slots__ = ("_begun", "_passed_on", "text")
 
     def __init__(self, passed_on: Callable[[str], object]) -> None:
         self.text = io.StringIO()
         self._passed_on = passed_on
+        self._begun = ""  # a line that has not ended
 
     def write(self, text: str) -> None:
         self.text.write(text)
+        lines, end, self._begun = (self._begun + text).rpartition("\n")
+        self._pass_on(lines + end)
+
+    def whole(self) -> str:
+        """All of it; nothing more will come."""
+        self._pass_on(self._begun)
+        self._begun = ""
+        return self.text.getvalue()
+
+    def _pass_on(self, text: str) -> None:
         if text.strip():
             # Whoever listens may print, and that is not the step's.
             token = _log.set(None)

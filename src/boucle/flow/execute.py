@@ -99,7 +99,10 @@ def execute(
     """
     runs.recover(ws)
     graph = pipeline.trace(arguments or {})
-    return _Execution(ws, pipeline, graph, Lookup(ws, force, seed), listen or (lambda _: None), seed).go()
+    lookup = Lookup(ws, force, seed)
+    for source in graph.sources.values():
+        lookup.source(source)  # data that is not there is found out before anything begins
+    return _Execution(ws, pipeline, graph, lookup, listen or (lambda _: None), seed).go()
 
 
 @dataclass(slots=True, eq=False)
@@ -404,7 +407,8 @@ class _Execution:
             return self.parts[id(step)]
 
     def _keep_log(self, log: Log) -> str:
-        return self.ws.blobs.put(log.text.getvalue().encode()) if log.text.tell() else ""
+        text = log.whole()
+        return self.ws.blobs.put(text.encode(errors="backslashreplace")) if text else ""
 
     def _note(self, outcome: Outcome) -> None:
         with self.lock:
@@ -481,7 +485,7 @@ def _in_child(
                 failure = _portable(error)
         for path in reads:
             tracked.depend(f"file:{path}", file_digest(path))
-        return tracked.state(), log.text.getvalue(), stored, failure
+        return tracked.state(), log.whole(), stored, failure
 
 
 def _portable(error: Exception) -> Exception:

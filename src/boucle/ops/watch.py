@@ -21,16 +21,17 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 from blake3 import blake3
 
 from boucle.core import predictions
 from boucle.core.errors import Corrupt, Invalid, NotFound
-from boucle.core.frames import Frame, arrow_type, to_batch
+from boucle.core.frames import Frame, arrow_type
 from boucle.core.records import Artifact, Edge, Model, Service, Verdict
 from boucle.core.refs import Ref, new_id, parse_time
-from boucle.core.schema import Schema, jsonable
-from boucle.core.where import field as column
+from boucle.core.schema import Column, Schema, jsonable
+from boucle.core.where import field as where
 from boucle.ledger import bundles, datasets, services, tables
 from boucle.ledger.journal import note
 from boucle.measure.drift import Drift, drift
@@ -108,13 +109,11 @@ def watch(
     model = ws.store.get(Model, found.model)
     if model is None:
         raise NotFound(f"{found} has lost its model {found.model}", expected="a registered model", fix="boucle fsck")
-    schema = _input(ws, model)
+    schema = _schema(ws, model)
     reference, origin = _reference(ws, found, model, schema)
     partial = moment is not None or window is not None
-    if partial:
-        tally = _absorbed(_Tally(), _chosen(found, moment, window), reference, schema)
-    else:
-        tally = _caught_up(found, reference, schema)
+    chosen = _chosen(found, moment, window) if partial else []
+    tally = _folded(chosen, reference, schema) if partial else _caught_up(found, reference, schema)
     judged = drift(reference, tally.windows) if reference is not None and tally.windows else None
     status, sentence = (judged.status, judged.sentence) if judged else ("pass", _nothing(tally, reference))
     labelled = outcomes(ws, found, since=moment or 0.0)
@@ -131,7 +130,7 @@ def watch(
 # --- the reference -----------------------------------------------------------------------------------------------------
 
 
-def _input(ws: Workspace, model: Model) -> Schema:
+def _schema(ws: Workspace, model: Model) -> Schema:
     artifact = ws.store.get(Artifact, model.artifact)
     if artifact is None:
         raise NotFound(f"{model} has lost its bundle", expected=f"artifact {model.artifact[:12]}", fix="boucle fsck")
@@ -145,14 +144,10 @@ def _reference(ws: Workspace, service: Service, model: Model, schema: Schema) ->
     if kept and kept["format"] == FORMAT and kept["digest"] == model.digest:
         return Reference.from_json(kept["reference"]), kept["origin"]
     rows, origin = _training_rows(ws, model, schema)
-    watched = [
-        c.name
-        for c in schema.columns
-        if c.kind != "identifier"
-        and (rows is None or (c.name in rows.schema and kind_of(rows.schema[c.name].type) == kind_of(c.type)))
-    ]
+    known = [c for c in schema.columns if rows is None or _alike(c, rows.schema)]
+    watched = [c.name for c in known if c.kind != "identifier"]
     reference = Reference.of(rows.select(watched)) if rows is not None and watched else Reference(0, {})
-    if rows is not None and all(n in rows.schema for n in schema.names):
+    if rows is not None and len(known) == len(schema):
         answers = _answers(ws, model, schema, rows)
     else:
         first = list(itertools.islice(_records(service), FIRST))
@@ -167,6 +162,10 @@ def _reference(ws: Workspace, service: Service, model: Model, schema: Schema) ->
         path, {"format": FORMAT, "digest": model.digest, "origin": origin, "reference": reference.to_json()}
     )  # fmt: skip
     return reference, origin
+
+
+def _alike(column: Column, schema: Schema) -> bool:
+    return column.name in schema and kind_of(schema[column.name].type) == kind_of(column.type)
 
 
 def _training_rows(ws: Workspace, model: Model, schema: Schema) -> tuple[Frame | None, str]:
@@ -197,7 +196,7 @@ def _answers(ws: Workspace, model: Model, schema: Schema, rows: Frame) -> pa.Arr
     is any good answers more evenly than the truth varies, and that must not count as drift."""
     if "holdout" in model.tags:
         kept = tables.read(ws.blobs, model.tags["holdout"])
-        rows = kept if all(n in kept.schema for n in schema.names) else rows
+        rows = kept if all(_alike(c, kept.schema) for c in schema.columns) else rows
     table = rows.select(schema.names).sample(_ASKED).table()
     arrays = [table.column(c.name).combine_chunks().cast(arrow_type(c.type), safe=False) for c in schema.columns]
     batch = pa.RecordBatch.from_arrays(arrays, names=list(schema.names))
@@ -232,6 +231,16 @@ def _records(service: Service, after: str = "") -> Iterable[dict[str, Any]]:
 def _chosen(service: Service, moment: float | None, window: int | None) -> list[dict[str, Any]]:
     found = (r for r in _records(service) if moment is None or r["time"] >= moment)
     return list(deque(found, maxlen=window))
+
+
+def _folded(records: Sequence[Mapping[str, Any]], reference: Reference | None, schema: Schema) -> _Tally:
+    tally, at = _Tally(), 0
+    while at < len(records):
+        part = records[at : at + tally.unit]
+        at += len(part)
+        tally = _absorbed(tally, part, reference, schema)
+        tally = _halved(tally) if tally.rows == tally.unit * len(tally.times) else tally
+    return tally
 
 
 def _caught_up(service: Service, reference: Reference | None, schema: Schema) -> _Tally:
@@ -288,8 +297,19 @@ def _window(records: Sequence[Mapping[str, Any]], reference: Reference, schema: 
 
 
 def _inputs(records: Sequence[Mapping[str, Any]], schema: Schema, names: Sequence[str]) -> pa.RecordBatch:
-    chosen = schema.select(names)
-    return to_batch(chosen, chosen.decode([{n: r["inputs"].get(n) for n in names} for r in records]))
+    return pa.RecordBatch.from_arrays(
+        [_input(schema[n].type, [r["inputs"].get(n) for r in records]) for n in names], names=list(names)
+    )
+
+
+def _input(type_: str, values: list[Any]) -> pa.Array:
+    """JSON values that the service has checked already; of what is neither number nor text only whether it is there."""
+    kind = kind_of(type_)
+    if kind == "number":
+        return pa.array(np.array(values, np.float64))  # None becomes NaN, which is missing as well
+    if kind == "category":
+        return pa.array(values, arrow_type(type_))
+    return pa.array([None if v is None else b"" for v in values], pa.binary())
 
 
 def _outputs(records: Sequence[Mapping[str, Any]]) -> pa.Array:
@@ -377,7 +397,7 @@ def _quantiles(latency: Mapping[int, int]) -> dict[str, float]:
 def _keep(ws: Workspace, service: Service, judged: Drift, origin: str) -> str:
     """The verdict's id, an old one where the judgement is the same."""
     subject = str(service)
-    asked = (column("subject") == subject) & (column("check") == CHECK)
+    asked = (where("subject") == subject) & (where("check") == CHECK)
     before = next(iter(ws.store.find(Verdict, asked, order=["-created"], limit=1)), None)
     moved = sorted(c.name for c in judged.columns if c.status != "pass")
     if before is not None and (before.status, before.evidence["moved"]) == (judged.status, moved):

@@ -89,19 +89,19 @@ def test_sources(cli, home):
     assert "csv" in cli("data", "sources").out
 
 
-@pytest.mark.parametrize(
-    ("arguments", "code"),
-    [
-        (("log", "nothing"), 3), (("show", "nothing"), 3), (("show", "people@9"), 3), (("show", "people@"), 2),
-        (("export", "nothing", "a.csv"), 3), (("validate", "nothing"), 3), (("ingest", "nothing.csv", "--name", "x"), 3),
-        (("ingest", "people.csv", "--name", "no name"), 2), (("ingest", "people.csv", "--name", "x", "--tag", "a"), 2),
-        (("ingest", "people.csv", "--name", "x", "--option", "nonsense=1"), 2),
-    ],
-)  # fmt: skip
-def test_errors(cli, shop, arguments, code):
-    said = cli("data", *arguments, "--json")
-    assert said.code == code, said.err
-    assert json.loads(said.err)["error"]["what"]
+ERRORS = [
+    (("log", "nothing"), 3), (("show", "nothing"), 3), (("show", "people@9"), 3), (("show", "people@"), 2),
+    (("export", "nothing", "a.csv"), 3), (("validate", "nothing"), 3), (("ingest", "nothing.csv", "--name", "x"), 3),
+    (("ingest", "people.csv", "--name", "no name"), 2), (("ingest", "people.csv", "--name", "x", "--tag", "a"), 2),
+    (("ingest", "people.csv", "--name", "x", "--option", "nonsense=1"), 2),
+]  # fmt: skip
+
+
+def test_errors(cli, shop):
+    for arguments, code in ERRORS:
+        said = cli("data", *arguments, "--json")
+        assert said.code == code, said.err
+        assert json.loads(said.err)["error"]["what"]
 
 
 def test_an_empty_workspace(cli, home):

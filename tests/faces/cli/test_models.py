@@ -84,20 +84,20 @@ def test_journal(cli, trained):
     assert "model.registered" in cli("journal", "--subject", "model:shop").out
 
 
-@pytest.mark.parametrize(
-    ("arguments", "code"),
-    [
-        (("models", "shpo"), 3), (("show", "shpo"), 3), (("show", "modle:shop"), 3), (("history", "shpo"), 3),
-        (("promote", "shop", "prod"), 3), (("promote", "shop@9", "production"), 3), (("approve", "shop", "prod"), 3),
-        (("rollback", "shop"), 3), (("why", "nothing"), 3), (("impact", "nothing"), 3), (("impact", "commit:ffff"), 3),
-        (("why", "prediction:x"), 3), (("promote", "shop@", "production"), 2), (("predict", "shop", "{}"), 3),
-        (("stop", "shop"), 3), (("deploy", "shpo"), 3), (("deploy", "shop"), 4),
-    ],
-)  # fmt: skip
-def test_errors(cli, trained, arguments, code):
-    said = cli(*arguments)
-    assert said.code == code, said.err
-    assert cli(*arguments, "--json").error["what"]
+ERRORS = [
+    (("models", "shpo"), 3), (("show", "shpo"), 3), (("show", "modle:shop"), 3), (("history", "shpo"), 3),
+    (("promote", "shop", "prod"), 3), (("promote", "shop@9", "production"), 3), (("approve", "shop", "prod"), 3),
+    (("rollback", "shop"), 3), (("why", "nothing"), 3), (("impact", "nothing"), 3), (("impact", "commit:ffff"), 3),
+    (("why", "prediction:x"), 3), (("promote", "shop@", "production"), 2), (("predict", "shop", "{}"), 3),
+    (("stop", "shop"), 3), (("deploy", "shpo"), 3), (("deploy", "shop"), 4),
+]  # fmt: skip
+
+
+def test_errors(cli, trained):
+    for arguments, code in ERRORS:
+        said = cli(*arguments)
+        assert said.code == code, said.err
+        assert cli(*arguments, "--json").error["what"]
 
 
 def test_an_empty_workspace(cli, home):

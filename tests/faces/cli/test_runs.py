@@ -68,25 +68,25 @@ def test_module_and_function_instead_of_a_name(cli, shop):
     assert cli("run", "work:train", "--set", "data=people", "--json").code == 0
 
 
-@pytest.mark.parametrize(
-    ("arguments", "code", "said"),
-    [
-        (("run",), 2, "has 2 pipelines"),
-        (("run", "trian"), 3, "no pipeline named 'trian'"),
-        (("run", "train", "--set", "auc"), 2, "NAME=VALUE"),
-        (("run", "train", "--set", "acu=1"), 3, "no parameter of pipeline train named 'acu'"),
-        (("plan", "train", "--set", "data=nothing"), 3, "no dataset named 'nothing'"),
-        (("run", "train", "--set", "data=nothing"), 3, "no dataset named 'nothing'"),
-        (("runs", "show", "nothing"), 3, "no run named"),
-        (("runs", "compare", "nothing"), 3, "no run named"),
-        (("runs", "list", "--where", "what is this"), 2, ""),
-        (("runs", "list", "--order", "no such field"), 2, ""),
-    ],
-)
-def test_errors(cli, shop, arguments, code, said):
-    found = cli(*arguments)
-    assert (found.code, said in found.err) == (code, True), found.err
-    assert cli(*arguments, "--json").error["what"]
+ERRORS = [
+    (("run",), 2, "has 2 pipelines"),
+    (("run", "trian"), 3, "no pipeline named 'trian'"),
+    (("run", "train", "--set", "auc"), 2, "NAME=VALUE"),
+    (("run", "train", "--set", "acu=1"), 3, "no parameter of pipeline train named 'acu'"),
+    (("plan", "train", "--set", "data=nothing"), 3, "no dataset named 'nothing'"),
+    (("run", "train", "--set", "data=nothing"), 3, "no dataset named 'nothing'"),
+    (("runs", "show", "nothing"), 3, "no run named"),
+    (("runs", "compare", "nothing"), 3, "no run named"),
+    (("runs", "list", "--where", "what is this"), 2, ""),
+    (("runs", "list", "--order", "no such field"), 2, ""),
+]
+
+
+def test_errors(cli, shop):
+    for arguments, code, said in ERRORS:
+        found = cli(*arguments)
+        assert (found.code, said in found.err) == (code, True), found.err
+        assert cli(*arguments, "--json").error["what"]
 
 
 def test_runs_list_show_and_compare(cli, trained):
@@ -94,7 +94,7 @@ def test_runs_list_show_and_compare(cli, trained):
     listed = cli("runs", "list", "--json").json
     assert [r["name"] for r in listed] == ["train", "train"]
     steps = cli("runs", "list", "--steps", "--where", "metrics.auc>0.8", "--json").json
-    assert [(r["name"], r["metrics"]) for r in steps] == [("fit", {"auc": 0.9})]
+    assert {(r["name"], r["metrics"]["auc"]) for r in steps} == {("fit", 0.9), ("train", 0.9)}
     assert len(cli("runs", "list", "--name", "train", "--limit", "1", "--json").json) == 1
     assert cli("runs", "list", "--status", "failed", "--json").json == []
     shown = cli("runs", "show", listed[0]["id"][:20], "--json").json
@@ -111,7 +111,7 @@ def test_a_plot(cli, trained):
     assert cli("runs", "compare", run, "--plot", "plot.html").code == 0
     assert "vega" in (trained / "plot.html").read_text()[:100_000]
     assert cli("runs", "compare", run, "--plot", "plot.doc").code == 2
-    assert cli("runs", "compare", "train", "--plot", "plot.svg").code == 2
+    assert cli("runs", "compare", "clean", "--plot", "plot.svg").code == 2
 
 
 def test_a_pipeline_that_does_not_import(cli, shop):

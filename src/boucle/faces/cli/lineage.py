@@ -64,7 +64,8 @@ def journal(args: argparse.Namespace) -> int:
     from boucle.ledger.journal import follow
 
     ws = boucle.workspace.open(args.project)
-    events = ws.store.events(after=args.after, type=args.type, subject=args.subject)[-args.limit :]
+    events = ws.store.events(after=args.after, type=args.type, subject=args.subject)
+    events = events[max(0, len(events) - args.limit) :]
     if args.json and not args.follow:
         out.as_json([show_record(e) for e in events])
         return 0

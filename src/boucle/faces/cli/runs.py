@@ -17,7 +17,6 @@ def add_plan(parser: argparse.ArgumentParser) -> None:
 def add_run(parser: argparse.ArgumentParser) -> None:
     _pipeline_arguments(parser)
     parser.add_argument("--explain", "--dry-run", action="store_true", help="say what would run and why, run nothing")
-    parser.add_argument("--seed", type=int, default=0, help="of the random generators (default 0)")
     parser.set_defaults(call=run)
 
 
@@ -29,6 +28,7 @@ def _pipeline_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--force", action="append", default=[], metavar="STEP", help="run this step anyway; '*' for all"
     )
+    parser.add_argument("--seed", type=int, default=0, help="of the random generators (default 0)")
 
 
 def add_runs(parser: argparse.ArgumentParser) -> None:
@@ -75,7 +75,7 @@ def plan(args: argparse.Namespace) -> int:
     from boucle.flow.plan import plan as make_plan
 
     ws, pipeline, arguments = _load(args)
-    made = make_plan(ws, pipeline.trace(arguments), force=frozenset(args.force))
+    made = make_plan(ws, pipeline.trace(arguments), force=frozenset(args.force), seed=args.seed)
     if args.json:
         out.as_json(made.to_json())
         return 0
