@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from boucle.ops.ask import predict as predict
     from boucle.ops.deploy import deploy as deploy
     from boucle.ops.deploy import stop as stop
+    from boucle.ops.label import label as label
+    from boucle.ops.watch import watch as watch
     from boucle.workspace import Workspace as Workspace
     from boucle.workspace import init as init
     from boucle.workspace import open as open
@@ -54,8 +56,8 @@ _PLACES = {
     "log_metrics": "ledger.recording", "running": "ledger.recording",
     "promote": "ledger.models:advance", "approve": "ledger.models", "history": "ledger.models",
     "register": "ledger.models", "rollback": "ledger.models", "track": "ledger.runs", "train": "ml.train",
-    "predict": "ops.ask", "deploy": "ops.deploy", "stop": "ops.deploy", "Workspace": "workspace", "init": "workspace",
-    "open": "workspace",
+    "predict": "ops.ask", "deploy": "ops.deploy", "stop": "ops.deploy", "label": "ops.label", "watch": "ops.watch",
+    "Workspace": "workspace", "init": "workspace", "open": "workspace",
 }  # fmt: skip
 
 __all__ = list(_PLACES)

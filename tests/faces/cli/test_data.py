@@ -24,7 +24,7 @@ def test_a_bad_line_is_set_aside_or_refused(cli, home):
     said = cli("data", "ingest", "a.csv", "--name", "a", "--json").json
     assert said["rows"] == 51
     assert [b["line"] for b in said["bad"]] == [52]
-    assert "1 lines were set aside" in cli("data", "ingest", "a.csv", "--name", "b").out
+    assert "set aside, and kept as tag bad_lines: 1 line" in cli("data", "ingest", "a.csv", "--name", "b").out
     strict = cli("data", "ingest", "a.csv", "--name", "c", "--strict")
     assert strict.code == 2
     assert [d["dataset"] for d in cli("data", "list", "--json").json] == ["a@1", "b@1"]

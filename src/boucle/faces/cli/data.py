@@ -112,7 +112,7 @@ def ingest(args: argparse.Namespace) -> int:
     if taken.found:
         out.line(f"found: {out.cell(taken.found)}", "dim")
     if bad:
-        out.line(f"{len(bad)} lines were set aside (kept as tag bad_lines):", "yellow")
+        out.line(f"set aside, and kept as tag bad_lines: {out.many(len(bad), 'line')}", "yellow")
         out.table(bad[:10])
     return 0
 

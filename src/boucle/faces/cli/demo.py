@@ -131,7 +131,7 @@ def _journey(args: argparse.Namespace, name: str, folder: Path, clock: _Clock) -
         with Live(quiet=args.json) as live:
             done = execute(ws, pipeline, arguments, listen=live)
         model = done.result
-        said.append(f"{len(done.outcomes) - done.reused} steps run, {done.reused} reused")
+        said.append(f"{out.many(len(done.outcomes) - done.reused, 'step')} run, {done.reused} reused")
         said.append(f"{model.key}: {model.description}")
     for stage in ("staging", "production"):
         with clock.part(f"promote to {stage}") as said:

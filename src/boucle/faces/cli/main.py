@@ -26,6 +26,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "runs": ("runs", "list, show, compare and plot runs"),
     "models": ("models", "list models"),
     "show": ("models", "show one thing, whatever it is"),
+    "export": ("models", "write a model's bundle into a folder"),
     "history": ("models", "all that happened to a model"),
     "promote": ("models", "bring a model to a stage, through its gate"),
     "approve": ("models", "say yes to a model entering a stage"),

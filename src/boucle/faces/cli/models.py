@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+from pathlib import Path
 from typing import Any
 
 from boucle.faces.cli import out
@@ -20,6 +21,12 @@ def add_show(parser: argparse.ArgumentParser) -> None:
         "ref", help="model, dataset, service, run, ...: kind:name@version; @{yesterday} shows the stages then"
     )
     parser.set_defaults(call=show)
+
+
+def add_export(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", help="name@version, name@production, ...")
+    parser.add_argument("folder", help="that does not exist yet")
+    parser.set_defaults(call=export)
 
 
 def add_history(parser: argparse.ArgumentParser) -> None:
@@ -153,6 +160,21 @@ def _card(ws: Any, model: Any) -> dict[str, Any]:
         "size": artifact.size if artifact else 0,
         "card": ws.blobs.get(files["README.md"]).decode() if "README.md" in files else "",
     }
+
+
+def export(args: argparse.Namespace) -> int:
+    """The bundle, verified; all or nothing."""
+    from boucle.ledger import bundles
+    from boucle.ledger import models as ledger
+
+    ws = _open(args)
+    model = ledger.resolve(ws, args.model)
+    bundle = bundles.materialise(ws, model, Path(args.folder))
+    if args.json:
+        out.as_json({"model": model.key, "folder": str(bundle.folder.resolve()), "digest": bundle.digest})
+    else:
+        out.line(f"{model.key} is in {args.folder}", "green")
+    return 0
 
 
 def history(args: argparse.Namespace) -> int:

@@ -85,6 +85,11 @@ def cell(value: Any) -> str:
     return str(value)
 
 
+def many(number: int, thing: str) -> str:
+    """A number of things, in the singular where it is one."""
+    return f"{number:,} {thing}" if number == 1 else f"{number:,} {thing}s"
+
+
 def facts(pairs: Mapping[str, Any]) -> None:
     """Names and values below each other."""
     from rich.table import Table

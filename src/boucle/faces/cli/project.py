@@ -54,7 +54,7 @@ def new(args: argparse.Namespace) -> int:
     out.line(f"{made.project.folder} is ready: {', '.join(made.project.files)}", "green")
     out.line(f"{made.dataset.key}: {made.dataset.rows:,} rows x {len(made.dataset.schema['columns'])} columns")
     if made.bad:
-        out.line(f"{made.bad} lines were set aside: boucle data show {made.dataset.key}", "yellow")
+        out.line(f"set aside: {out.many(made.bad, 'line')}; boucle data show {made.dataset.key}", "yellow")
     out.line(f"next: cd {made.project.folder.name} && boucle run", "dim")
     return 0
 

@@ -39,7 +39,10 @@ def add_runs(parser: argparse.ArgumentParser) -> None:
     listing.add_argument(
         "--where", action="append", default=[], metavar="CONDITION", help="such as metrics.auc>0.9 or params.depth=3"
     )
-    listing.add_argument("--order", default="-started", help="a field, such as -metrics.auc (default -started)")
+    listing.add_argument(
+        "--order", default="started", help="a field, such as metrics.auc, largest first (default started)"
+    )
+    listing.add_argument("--ascending", action="store_true", help="smallest first")
     listing.add_argument("--limit", type=int, default=20, help="how many (default 20)")
     listing.add_argument("--steps", action="store_true", help="steps of pipelines too")
     listing.set_defaults(call=runs_list)
@@ -114,7 +117,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     seconds = out.took(done.run.ended - done.run.started)
     fresh = len(done.outcomes) - done.reused
-    out.line(f"run {done.run.id} finished in {seconds}: {fresh} steps run, {done.reused} reused", "bold")
+    out.line(f"run {done.run.id} finished in {seconds}: {out.many(fresh, 'step')} run, {done.reused} reused", "bold")
     if isinstance(done.result, Record):
         out.line(f"made {result}")
     elif isinstance(result, str | int | float):
@@ -144,7 +147,9 @@ def runs_list(args: argparse.Namespace) -> int:
     where: Any = None
     for condition in conditions:
         where = condition if where is None else where & condition
-    found = runs.find(ws, where, order=[args.order], limit=args.limit, steps=args.steps)
+    found = runs.find(
+        ws, where, order=[args.order if args.ascending else f"-{args.order}"], limit=args.limit, steps=args.steps
+    )
     if args.json:
         out.as_json([_row(r) for r in found])
     else:

@@ -131,6 +131,8 @@ def predict(args: argparse.Namespace) -> int:
             rows = [json.loads(part) for part in text.splitlines() if part.strip()]
         except ValueError as error:
             raise Invalid(f"the rows are not JSON: {error}", expected='such as {"age": 41} or [{"age": 41}]') from None
+    if rows == []:
+        raise Invalid("there are no rows to ask about", expected='such as {"age": 41} or [{"age": 41}]')
     answers = ask(_open(args), args.service, rows if isinstance(rows, list) else [rows])
     if args.json:
         out.as_json(answers)
