@@ -1,217 +1,281 @@
-"""Kill -9 at random moments: a child works in a workspace and says what was acknowledged; whatever it was doing when it
-died, nothing that it said may be lost, everything stored must be sound, and the next one must finish the work.
+"""Kills a working process at random moments and looks whether anything it acknowledged is lost.
 
-    python tests/journeys/chaos.py --rounds 200 [--seed 1]
+    python tests/journeys/chaos.py [ROUNDS] [SEED]
+
+Each round starts a process that ingests, tracks, runs a pipeline, registers and deploys in one workspace, and ends it with
+SIGKILL at a moment drawn over its usual duration. Then nothing stored may be damaged, everything it acknowledged must be
+there, and the same work started again must go on from there and finish.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-PIPELINE = """
-from boucle import Frame, Model, pipeline, register, running, step
-from scorer import predict
+import boucle.workspace
+from boucle.core.records import Dataset, Model, Run, Service
+from boucle.core.where import field as column
+from boucle.ledger import datasets, models, runs
+from boucle.ledger.soundness import check
+from boucle.ops import deploy
+from boucle.ops.ask import predict
 
+WORK = """
+import time
+from boucle import Frame, Model, pipeline, register, step
+from boucle.ledger import recording
+
+def answer(rows: list):
+    return [r["x"] + SHIFT for r in rows]
 
 @step
-def rows(data: Frame) -> Frame:
+def take(data: Frame) -> Frame:
     return data
 
+@step
+def part(i: int, data: Frame) -> int:
+    recording.log_metrics({"rows": len(data)})
+    time.sleep(0.02)
+    return i * len(data)
+
+@step(isolate=ISOLATED)
+def total(parts: list) -> int:
+    return sum(parts)
 
 @step
-def count(data: Frame) -> int:
-    return len(data)
-
-
-@step
-def pack(data: Frame, number: int) -> Model:
-    return register(running().ws, "tiny", predict, data=data.select(["x"]), metrics={"rows": number})
-
+def pack(data: Frame, total: int) -> Model:
+    return register(recording.running().ws, "adder", answer, data=data.select(["x"]), metrics={"total": total})
 
 @pipeline
 def work(data: Frame):
-    kept = rows(data)
-    return pack(kept, count(kept))
+    rows = take(data)
+    return pack(rows, total(part.map([1, 2, 3], rows)))
 """
-SCORER = """
-def predict(rows):
-    return [row["x"] * 2 for row in rows]
+
+CHILD = """
+import os, sys
+import boucle
+from boucle.data.ingest import ingest
+from boucle.flow.load import load
+from boucle.ops.deploy import deploy
+import boucle.ledger.models, sklearn.base, pandas
+
+folder, number, acknowledged, source = sys.argv[1:]
+file = os.open(acknowledged, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+
+def say(*words):
+    os.write(file, (" ".join(map(str, words)) + "\\n").encode())
+
+ws = boucle.open(folder, actor="chaos")
+say("began")
+say("dataset", ingest(ws, source, "numbers").dataset.key)
+with boucle.track(ws, "tracked", params={"round": number}) as run:
+    say("run", run.id, "running")
+    for i in range(150):
+        run.log_metric("loss", i)
+        say("point", run.id, i)
+say("run", run.id, "finished")
+done = boucle.execute(ws, load(ws.settings, "work")[0], {"data": "numbers@latest"})
+say("run", done.run.id, "finished")
+say("model", done.result.key)
+say("reused", done.reused)
+boucle.promote(ws, done.result.key, "production") if done.result.stage != "production" else None
+say("stage", done.result.key)
+say("service", deploy(ws, done.result.key, "adder").key)
+say("done")
 """
-POINTS = 40
 
 
-def prepare(folder: Path) -> None:
-    """A project with a pipeline of three steps whose model is a function."""
-    folder.mkdir(parents=True)
-    (folder / "pipeline.py").write_text(PIPELINE)
-    (folder / "scorer.py").write_text(SCORER)
-    (folder / "boucle.toml").write_text('[boucle]\n[pipelines.work]\ncall = "pipeline:work"\ndata = "numbers@latest"\n')
+@dataclass
+class Report:
+    """What the rounds brought."""
+
+    rounds: int = 0
+    killed: Counter[str] = field(default_factory=Counter)  # what had been acknowledged last when the process was killed
+    acknowledged: int = 0
+    reused: int = 0
+    problems: list[str] = field(default_factory=list)
+    seconds: float = 0.0
 
 
-def child(folder: Path, number: int) -> None:
-    """The work of one round, each acknowledgement written out before the next thing is begun."""
-    import boucle
-    from boucle.flow.load import load
-    from boucle.ops import deploy
-    from boucle.ops.ask import predict
+class Chaos:
+    """One workspace, round after round."""
 
-    said = os.open(folder / "acknowledged.jsonl", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    def __init__(self, folder: Path, seed: int = 0) -> None:
+        self.folder = folder
+        self.dice = random.Random(seed)
+        self.report = Report()
+        with boucle.workspace.init(folder):
+            (folder / "boucle.toml").write_text('[pipelines.work]\ncall = "work:work"\n')
+        for number in (-2, -1):  # the second time everything is warm
+            self._prepare(number)
+            self.usual = self._run(number, None)[1]
 
-    def acknowledge(kind: str, value: Any) -> None:
-        os.write(said, json.dumps([kind, value]).encode() + b"\n")
+    def round(self) -> None:
+        """Kill, look, and let it finish."""
+        self.report.rounds += 1
+        number = self.report.rounds
+        self._prepare(number)
+        lines, _ = self._run(number, self.dice.uniform(0, self.usual))
+        self.report.killed[lines[-1].split()[0] if lines else "nothing"] += 1
+        self._look(number, lines)
+        before = self._finished_steps(number, lines)
+        lines, _ = self._run(number, None)
+        if not lines or lines[-1] != "done":
+            self._problem(number, f"the next run did not finish: it came to {lines[-1:]}")
+            return
+        reused = int(next(line.split()[1] for line in lines if line.startswith("reused ")))
+        self.report.reused += reused
+        if reused < before:
+            self._problem(number, f"{before} steps had finished and only {reused} were used again")
+        self._look(number, lines)
+        self._ask(number, lines)
 
-    ws = boucle.init(folder)
-    table = {"x": list(range(number, number + 50)), "round": [number] * 50}
-    acknowledge("dataset", boucle.ingest(ws, table, "numbers").dataset.key)
-    with boucle.track(ws, "by-hand", params={"round": number}) as run:
-        acknowledge("started", run.id)
-        for step in range(POINTS):
-            run.log_metric("loss", 1 / (step + 1), step)
-            acknowledge("point", [run.id, step])
-    acknowledge("finished", run.id)
-    pipeline, arguments = load(ws.settings, "work")
-    model = boucle.execute(ws, pipeline, arguments).result
-    acknowledge("model", model.key)
-    if boucle.open(folder).store.get(type(model), model.key).stage != "production":
-        boucle.promote(ws, model.key, "production")
-    acknowledge("production", model.key)
-    service = deploy.deploy(ws, model.key)
-    acknowledge("service", service.key)
-    for answer in predict(ws, service, [{"x": 1}, {"x": 2}]):
-        acknowledge("prediction", answer["id"])
-    deploy.stop(ws, service.key)
-    acknowledge("done", number)
-
-
-def run(folder: Path, number: int, after: float | None) -> bool:
-    """One child, killed after so many seconds; returns whether it finished before."""
-    command = [sys.executable, __file__, "--child", str(folder), "--number", str(number)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)
-    try:
-        _, errors = process.communicate(timeout=after)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-        return False
-    if process.returncode:
-        raise AssertionError(f"round {number} failed by itself: {errors.decode()[-2000:]}")
-    return True
-
-
-def orphans(folder: Path) -> list[int]:
-    """Service processes of this workspace that still run."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdecimal():
+    def close(self) -> None:
+        """End the services; also those that nobody knows of."""
+        with boucle.workspace.open(self.folder) as ws:
+            for service in ws.store.find(Service):
+                if service.handle:
+                    ws.target(service.target).stop(service.handle)
+        for process in Path("/proc").glob("[0-9]*"):
             try:
-                words = (entry / "cmdline").read_bytes().split(b"\0")
-            except OSError:
+                command = (process / "cmdline").read_bytes()
+                if b"boucle.ops.serve" in command and str(self.folder).encode() in command:
+                    os.kill(int(process.name), signal.SIGKILL)
+            except (FileNotFoundError, ProcessLookupError):
                 continue
-            if b"boucle.ops.serve" in words and any(str(folder).encode() in w for w in words):
-                found.append(int(entry.name))
-    return found
+
+    def _prepare(self, number: int) -> None:
+        code = WORK.replace("SHIFT", str(float(number))).replace("ISOLATED", str(number % 4 == 0))
+        (self.folder / "work.py").write_text(code)
+        rows = "".join(f"{number + i / 8}\n" for i in range(50))
+        (self.folder / "numbers.csv").write_text("x\n" + rows)
+
+    def _run(self, number: int, delay: float | None) -> tuple[list[str], float]:
+        """The lines that the process acknowledged, and how long it worked."""
+        acknowledged = self.folder / "acknowledged"
+        acknowledged.unlink(missing_ok=True)
+        command = [
+            sys.executable,
+            "-c",
+            CHILD,
+            str(self.folder),
+            str(number),
+            str(acknowledged),
+            str(self.folder / "numbers.csv"),
+        ]
+        with tempfile.TemporaryFile() as said:
+            process = subprocess.Popen(command, stdout=said, stderr=said, cwd=self.folder, start_new_session=True)
+            while not acknowledged.exists() or not acknowledged.read_bytes():
+                if process.poll() is not None:
+                    break
+                time.sleep(0.002)
+            began = time.monotonic()
+            try:
+                process.wait(delay if delay is not None else 240)
+            except subprocess.TimeoutExpired:
+                process.kill()  # this process alone, as the kernel would when memory runs out
+                process.wait()
+            seconds = time.monotonic() - began
+            said.seek(0)
+            if delay is None and process.returncode != 0:
+                self._problem(number, "it failed: " + said.read().decode()[-2000:])
+            elif process.returncode not in (0, -signal.SIGKILL):
+                self._problem(number, "before it was killed it failed: " + said.read().decode()[-2000:])
+        text = acknowledged.read_text() if acknowledged.exists() else ""
+        lines = text.splitlines()
+        self.report.acknowledged += len(lines)
+        return lines, seconds
+
+    def _look(self, number: int, lines: list[str]) -> None:
+        with boucle.workspace.open(self.folder) as ws:
+            runs.recover(ws)
+            for problem in check(ws).problems:
+                self._problem(number, f"fsck: {problem}")
+            points: dict[str, int] = {}
+            for kind, *words in (line.split() for line in lines):
+                if kind == "point":
+                    points[words[0]] = int(words[1])
+                elif kind == "dataset" and (
+                    ws.store.get(Dataset, words[0]) is None or not len(datasets.load(ws, words[0]))
+                ):
+                    self._problem(number, f"dataset {words[0]} is lost")
+                elif kind == "run" and (found := ws.store.get(Run, words[0])) is None:
+                    self._problem(number, f"run {words[0]} is lost")
+                elif kind == "run" and words[1] == "finished" and found is not None and found.status != "finished":
+                    self._problem(number, f"run {words[0]} had finished and is {found.status}")
+                elif kind == "model" and ws.store.get(Model, words[0]) is None:
+                    self._problem(number, f"model {words[0]} is lost")
+                elif kind == "stage" and models.resolve(ws, words[0]).stage != "production":
+                    self._problem(number, f"{words[0]} had been in production")
+                elif kind == "service" and ws.store.get(Service, words[0]) is None:
+                    self._problem(number, f"service {words[0]} is lost")
+            for run, last in points.items():
+                (series,) = runs.points(ws, runs.get(ws, run), "loss")
+                if list(series.values[: last + 1]) != [float(i) for i in range(last + 1)]:
+                    self._problem(number, f"run {run} lost points: {len(series)} of at least {last + 1}")
+
+    def _finished_steps(self, number: int, lines: list[str]) -> int:
+        """Calls of steps that had finished in this round, which the next run must not do again."""
+        with boucle.workspace.open(self.folder) as ws:
+            if not any(line.startswith("dataset ") for line in lines):
+                return 0
+            parents = ws.store.find(Run, column("name") == "work", order=["-started"], limit=1)
+            steps = (
+                ws.store.find(Run, (column("parent") == parents[0].id) & (column("status") == "finished"))
+                if parents
+                else []
+            )
+            newest = datasets.resolve(ws, "numbers").created
+            return len({s.cache_key for s in steps if s.started > newest})
+
+    def _ask(self, number: int, lines: list[str]) -> None:
+        """Every answer comes from the model that was deployed last."""
+        model = next(line.split()[1] for line in lines if line.startswith("model "))
+        with boucle.workspace.open(self.folder) as ws:
+            deploy.settle(ws)
+            found: set[tuple[Any, Any]] = set()
+            for _ in range(8):
+                (answer,) = predict(ws, "adder", [{"x": 1.0}])
+                found.add((answer["prediction"], answer["digest"]))
+            if found != {(1.0 + number, models.resolve(ws, model).digest)}:
+                self._problem(number, f"the service answers {found}, not as {model} does")
+
+    def _problem(self, number: int, text: str) -> None:
+        self.report.problems.append(f"round {number}: {text}")
 
 
-def check(folder: Path) -> Counter[str]:
-    """Every acknowledged thing is there, and everything stored is sound; returns how many there were of each kind."""
-    import boucle
-    from boucle.core.records import Dataset, Model, Run, Service
-    from boucle.ledger import lineage, runs, soundness
-    from boucle.ops.deploy import settle
-
-    lines = (
-        (folder / "acknowledged.jsonl").read_bytes().splitlines() if (folder / "acknowledged.jsonl").exists() else []
-    )
-    said = [json.loads(line) for line in lines]
-    if not (folder / ".boucle").is_dir():
-        assert not said, "something was acknowledged before there was a workspace"
-        return Counter()
-    with boucle.open(folder) as ws:
-        for process in orphans(folder):  # what a deploy that died had started
-            os.kill(process, signal.SIGKILL)
-        deadline = time.monotonic() + 10
-        while orphans(folder) and time.monotonic() < deadline:
-            time.sleep(0.02)
-        runs.recover(ws)
-        settle(ws)
-        points: dict[str, int] = {}
-        for kind, value in said:
-            match kind:
-                case "dataset":
-                    dataset = ws.store.get(Dataset, value)
-                    assert dataset is not None, f"dataset {value} was acknowledged and is not there"
-                    assert boucle.load(ws, value).table().num_rows == dataset.rows
-                case "started":
-                    assert ws.store.get(Run, value) is not None, f"run {value}"
-                case "finished":
-                    assert ws.store.get(Run, value).status == "finished"
-                case "point":
-                    points[value[0]] = value[1]
-                case "model" | "production":
-                    model = ws.store.get(Model, value)
-                    assert model is not None, f"model {value}"
-                    assert kind == "model" or model.stage in ("production", "archived")
-                case "service":
-                    assert ws.store.get(Service, value) is not None, f"service {value}"
-                case "prediction":
-                    assert lineage.why(ws, f"prediction:{value}").children, f"prediction {value}"
-        for id, last in points.items():
-            (series,) = runs.points(ws, ws.store.get(Run, id), "loss")
-            assert series.steps[: last + 1] == list(range(last + 1)), f"run {id} lost points"
-            assert ws.store.get(Run, id).status in ("finished", "lost")
-        report = soundness.check(ws)
-        assert not report.problems, report.problems[:5]
-    return Counter(kind for kind, _ in said)
-
-
-def harness(folder: Path, rounds: int, seed: int) -> dict[str, Any]:
-    """So many rounds, each killed at a random moment of its usual duration; then one that must finish."""
-    prepare(folder)
-    choose = random.Random(seed)
-    began = time.perf_counter()
-    assert run(folder, 0, None)
-    usual = time.perf_counter() - began
-    check(folder)
-    killed = 0
-    for number in range(1, rounds + 1):
-        killed += not run(folder, number, choose.uniform(0.02, usual * 1.05))
-        counts = check(folder)
-    assert run(folder, rounds + 1, None), "after all that the work must still finish"
-    counts = check(folder)
-    return {
-        "rounds": rounds,
-        "killed": killed,
-        "seconds": round(time.perf_counter() - began, 1),
-        "acknowledged": dict(counts),
-    }
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=200)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--child", type=Path)
-    parser.add_argument("--number", type=int, default=0)
-    args = parser.parse_args()
-    if args.child:
-        child(args.child, args.number)
-        return
-    scratch = Path(tempfile.mkdtemp(prefix="chaos."))
-    print(json.dumps(harness(scratch / "shop", args.rounds, args.seed)))
-    shutil.rmtree(scratch)
+def run(folder: Path, rounds: int, seed: int = 0, *, loud: bool = False) -> Report:
+    """Rounds of chaos in an empty folder."""
+    began = time.monotonic()
+    chaos = Chaos(folder, seed)
+    try:
+        for _ in range(rounds):
+            chaos.round()
+            if loud:
+                print(
+                    f"{chaos.report.rounds}/{rounds}  {dict(chaos.report.killed)}  {chaos.report.problems[-1:]}",
+                    flush=True,
+                )
+    finally:
+        chaos.close()
+    chaos.report.seconds = round(time.monotonic() - began, 1)
+    return chaos.report
 
 
 if __name__ == "__main__":
-    main()
+    with tempfile.TemporaryDirectory() as scratch:
+        count, seed = (int(a) for a in [*sys.argv[1:], *["200", "0"][len(sys.argv) - 1 :]])
+        told = run(Path(scratch, "chaos"), count, seed, loud=True)
+        print(json.dumps({**told.__dict__, "killed": dict(told.killed)}, indent=1))
+        raise SystemExit(1 if told.problems else 0)

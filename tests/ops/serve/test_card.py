@@ -5,7 +5,7 @@ from __future__ import annotations
 from html.parser import HTMLParser
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from boucle.ops.serve.card import to_html
@@ -95,6 +95,7 @@ MARKS = st.sampled_from(
 
 
 @given(st.lists(MARKS | st.text(max_size=3), max_size=40).map("".join))
+@example("****#**")
 def test_any_text_gives_balanced_allowed_tags(markdown):
     parser = Tags()
     parser.feed(to_html(markdown))

@@ -107,7 +107,14 @@ def _marked(escaped: str) -> str:
     parts = _LINK.split(escaped)
     out = []
     for i in range(0, len(parts), 3):
-        out.append(_EMPHASIS.sub(r"<em>\1</em>", _STRONG.sub(r"<strong>\1</strong>", parts[i])))
+        out.append(_emphasised(parts[i]))
         if i + 2 < len(parts):
             out.append(f'<a href="{parts[i + 2]}" rel="noreferrer">{parts[i + 1]}</a>')
     return "".join(out)
+
+
+def _emphasised(escaped: str) -> str:
+    # Strong first, and emphasis only within what lies between its tags, so that the two never cross.
+    pieces = _STRONG.split(escaped)
+    inner = [_EMPHASIS.sub(r"<em>\1</em>", piece) for piece in pieces]
+    return "".join(f"<strong>{piece}</strong>" if i % 2 else piece for i, piece in enumerate(inner))
