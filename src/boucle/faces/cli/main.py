@@ -110,7 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         hint = f"; did you mean `boucle {near[0]}`?" if near else ""
         sys.stderr.write(f"boucle: no command {given[0]!r}{hint}\n  to do:    boucle --help\n")
         return 2
-    from boucle.core.errors import BoucleError
+    from boucle.core.errors import BoucleError, Unavailable
 
     _share_cores()
     parsed = build(given[0]).parse_args(given)
@@ -126,6 +126,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Whoever read us has seen enough; without this Python would complain once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:  # a disk that is full or gone shows wherever something is written
+        what = ": ".join(str(part) for part in (error.filename, error.strerror or error) if part)
+        _say_error(Unavailable(what, expected="a disk that answers and has room"), parsed.json)
+        return Unavailable.exit_code
 
 
 def _share_cores() -> None:

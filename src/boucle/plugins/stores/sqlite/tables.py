@@ -44,7 +44,7 @@ class Table(Generic[R]):
     """One kind: its statements, written once."""
 
     __slots__ = (
-        "adds", "columns", "decode", "dicts", "encode", "inserts",
+        "adds", "columns", "decode", "dicts", "encode", "equals", "inserts",
         "kind", "name", "number", "puts", "selects", "terms", "updates",
     )  # fmt: skip
 
@@ -55,6 +55,7 @@ class Table(Generic[R]):
         self.columns = {c.name: c for c in shape.columns}
         self.dicts = tuple(shape.columns[i].name for i in shape.searchable_dicts)
         self.encode, self.decode = shape.encode, shape.decode
+        self.equals: dict[str, str] = {}  # column -> the statement that finds the rows where it is one text
         self.terms: dict[str, Any] = {}  # what `queries` has made of the scalar fields
         quoted = [f'"{name}"' for name in self.columns]
         self.selects = ", ".join(f"r.{q}" for q in quoted)
