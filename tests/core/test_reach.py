@@ -302,6 +302,8 @@ def test_it_ends_and_is_the_same_again(look, main):
 
 
 def test_what_cannot_be_judged_is_said(look):
+    code = "import pickle\nclass C:\n  def __reduce__(self): raise pickle.PicklingError\nX = C()\ndef f(): return X"
+    assert look(code).opaque == ["main.C"]
     assert look("G = (x for x in 'ab')\ndef f(): return G").opaque == ["builtins.generator"]
 
 

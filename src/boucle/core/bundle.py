@@ -279,10 +279,11 @@ def differences(before: Any, after: Any, path: str = "") -> list[tuple[str, Any,
         return [
             d for i, (b, a) in enumerate(zip(before, after, strict=True)) for d in differences(b, a, f"{path}[{i}]")
         ]
-    numbers = isinstance(before, int | float) and isinstance(after, int | float) and not isinstance(before, bool)
-    if numbers and math.isclose(before, after, rel_tol=TOLERANCE, abs_tol=TOLERANCE):
-        return []
-    return [] if before == after else [(path or "answer", before, after)]
+    if all(isinstance(v, int | float) and not isinstance(v, bool) for v in (before, after)):
+        same = math.isclose(before, after, rel_tol=TOLERANCE, abs_tol=TOLERANCE)
+    else:
+        same = before == after and isinstance(before, bool) == isinstance(after, bool)
+    return [] if same else [(path or "answer", before, after)]
 
 
 def _write_json(path: Path, value: Any) -> None:

@@ -399,7 +399,7 @@ def _state(value: Any) -> Any:
             return {**getattr(value, "__dict__", {}), **{s: getattr(value, s) for s in slots if hasattr(value, s)}}
     try:
         made = special(value) if special is not None else value.__reduce_ex__(4)
-    except (TypeError, ValueError, AttributeError, NotImplementedError, RuntimeError):
+    except Exception:  # noqa: BLE001  whatever its class raises there: it will not say
         return None
     return made if isinstance(made, str) else [list(x) if isinstance(x, Iterator) else x for x in made]
 
