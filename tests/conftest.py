@@ -2,6 +2,7 @@
 verdicts from the clock."""
 
 import os
+from pathlib import Path
 
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
@@ -15,3 +16,16 @@ pytest.register_assert_rewrite("boucle.testing")
 # A busy machine makes examples slow, which says nothing about the code.
 settings.register_profile("house", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("house")
+
+# These start programs, train models or simulate: all of them run in `make test`, none in the quick `make check`.
+SLOW = (
+    "core/test_bundle.py", "docs/", "faces/", "journeys/", "measure/test_drift.py", "plugins/frameworks/",
+    "plugins/targets/", "thirdparty/",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what lies in these places as slow."""
+    for item in items:
+        if item.path.relative_to(Path(__file__).parent).as_posix().startswith(SLOW):
+            item.add_marker(pytest.mark.slow)
