@@ -19,7 +19,7 @@ settings.load_profile("house")
 
 # These start programs, train models or simulate: all of them run in `make test`, none in the quick `make check`.
 SLOW = (
-    "core/test_bundle.py", "docs/", "faces/", "journeys/", "measure/test_drift.py", "plugins/frameworks/",
+    "core/test_bundle.py", "docs/", "faces/", "journeys/", "measure/test_drift.py", "ops/test_deploy.py", "plugins/frameworks/",
     "plugins/targets/", "thirdparty/",
 )  # fmt: skip
 

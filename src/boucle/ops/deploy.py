@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from boucle.workspace import Workspace
 
 Listener = Callable[[str, float], None]
-PHASES = ("unpack", "start", "probe", "switch")
+ABANDONED_SECONDS = 120.0  # a deploy that has not come to an end by then never will
 
 
 def deploy(
@@ -50,6 +50,7 @@ def deploy(
     settle(ws)
     old = services.current(ws, service_name)
     chosen = target or ws.settings.target
+    runner = ws.target(chosen)
     where = port or (_port(old.url) if old else 0) or _free_port(host)
     if old is None or _port(old.url) != where:
         _check_free(host, where)
@@ -62,7 +63,6 @@ def deploy(
     walk = _Walk(ws, rollout, listen or (lambda *_: None))
     folder = Path(service.folder)
     placed = None
-    runner = ws.target(chosen)
     try:
         with walk.phase("unpack"):
             bundle = bundles.materialise(ws, model, folder / "bundle")
@@ -172,10 +172,15 @@ def settle(ws: Workspace) -> list[Service]:
     """Bring the records of services in line with what really runs; returns those that had died."""
     died = []
     for service in ws.store.find(Service, field("status").within(["ready", "starting"])):
-        abandoned = service.status == "starting" and time.time() - service.created > 120
-        if (service.status == "ready" or abandoned) and not (
-            service.handle and ws.target(service.target).alive(service.handle)
-        ):
+        runner = ws.target(service.target)
+        runs = bool(service.handle) and runner.alive(service.handle)
+        if service.status == "starting":
+            if time.time() - service.created < ABANDONED_SECONDS:
+                continue  # somebody may be deploying it right now
+            if runs:
+                runner.stop(service.handle)
+            died.append(services.change(ws, service, "failed", reason="whoever deployed it did not finish"))
+        elif not runs:
             died.append(services.change(ws, service, "failed", reason="it does not run any more"))
     return died
 
