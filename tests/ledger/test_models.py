@@ -17,17 +17,27 @@ from boucle.settings import FILE
 HOLDOUT = Frame.of({"x": [float(i) for i in range(60)], "y": ["yes" if i > 30 else "no" for i in range(60)]})
 
 
-def set_gates(ws, text):
-    import boucle.workspace
+_opened = []
 
-    (ws.project / FILE).write_text(text)
-    return boucle.workspace.open(ws.project, actor=ws.actor)
+
+@pytest.fixture(autouse=True)
+def _closed():
+    """What a test opened beside its own workspace is closed when it is over."""
+    yield
+    while _opened:
+        _opened.pop().close()
 
 
 def acting(ws, actor):
     import boucle.workspace
 
-    return boucle.workspace.open(ws.project, actor=actor)
+    _opened.append(boucle.workspace.open(ws.project, actor=actor))
+    return _opened[-1]
+
+
+def set_gates(ws, text):
+    (ws.project / FILE).write_text(text)
+    return acting(ws, ws.actor)
 
 
 def test_a_registered_model(shop, register):
