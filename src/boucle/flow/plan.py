@@ -233,7 +233,10 @@ def plan(ws: Workspace, graph: Graph, *, force: frozenset[str] = frozenset(), se
             lookup.code_of(node.step)
             steps.append(
                 Planned(
-                    node.label, node.step.name, "wait", f"its input comes from {', '.join(waiting)}, which runs first"
+                    node.label,
+                    node.step.name,
+                    "wait",
+                    f"its input comes from {', '.join(waiting)}, which {'runs' if len(waiting) == 1 else 'run'} first",
                 )
             )
             continue

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from boucle.faces.cli import out
+from boucle.faces.cli.here import opened
 
 
 def add_data(parser: argparse.ArgumentParser) -> None:
@@ -55,12 +56,6 @@ def add_data(parser: argparse.ArgumentParser) -> None:
     sources.set_defaults(call=list_sources)
 
 
-def _open(args: argparse.Namespace) -> Any:
-    import boucle.workspace
-
-    return boucle.workspace.open(args.project)
-
-
 def _pairs(given: list[str], flag: str) -> dict[str, Any]:
     from boucle.core.errors import Invalid
 
@@ -89,7 +84,7 @@ def ingest(args: argparse.Namespace) -> int:
     """Read, store, say what was found."""
     from boucle.data.ingest import ingest as take_in
 
-    ws = _open(args)
+    ws = opened(args)
     options = _pairs(args.option, "--option")
     if args.dry_run:
         return _dry(args, options)
@@ -158,7 +153,7 @@ def listed(args: argparse.Namespace) -> int:
     """One line per dataset."""
     from boucle.ledger import datasets
 
-    ws = _open(args)
+    ws = opened(args)
     found = [datasets.resolve(ws, name) for name in datasets.names(ws)]
     if args.json:
         out.as_json([_row(d) for d in found])
@@ -171,7 +166,7 @@ def log(args: argparse.Namespace) -> int:
     """One line per version."""
     from boucle.ledger import datasets
 
-    ws = _open(args)
+    ws = opened(args)
     datasets.resolve(ws, args.name)
     found = datasets.versions(ws, args.name)
     if args.json:
@@ -186,7 +181,7 @@ def show(args: argparse.Namespace) -> int:
     from boucle.data.validate import statistics
     from boucle.ledger import datasets
 
-    ws = _open(args)
+    ws = opened(args)
     dataset = datasets.resolve(ws, args.ref)
     profile = statistics(ws, args.ref)
     rows = []
@@ -248,7 +243,7 @@ def validate(args: argparse.Namespace) -> int:
     from boucle.data.validate import expectations, statistics
     from boucle.data.validate import validate as judge
 
-    ws = _open(args)
+    ws = opened(args)
     checks: list[Any] = []
     for text in args.check:
         name, _, options = text.partition(":")
@@ -269,7 +264,7 @@ def export(args: argparse.Namespace) -> int:
     """To a file, by its ending; all or nothing."""
     from boucle.data.export import export as write
 
-    rows = write(_open(args), args.ref, Path(args.file))
+    rows = write(opened(args), args.ref, Path(args.file))
     if args.json:
         out.as_json({"file": args.file, "rows": rows})
     else:

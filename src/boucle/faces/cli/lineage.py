@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from boucle.faces.cli import out
+from boucle.faces.cli.here import opened
 
 
 def add_why(parser: argparse.ArgumentParser) -> None:
@@ -29,10 +30,9 @@ def add_journal(parser: argparse.ArgumentParser) -> None:
 
 def why(args: argparse.Namespace) -> int:
     """Towards the origins."""
-    import boucle.workspace
     from boucle.ledger import lineage
 
-    node = lineage.why(boucle.workspace.open(args.project), args.ref)
+    node = lineage.why(opened(args), args.ref)
     if args.json:
         out.as_json(node.to_json())
     else:
@@ -42,10 +42,9 @@ def why(args: argparse.Namespace) -> int:
 
 def impact(args: argparse.Namespace) -> int:
     """Towards the effects."""
-    import boucle.workspace
     from boucle.ledger import lineage
 
-    node = lineage.impact(boucle.workspace.open(args.project), args.ref)
+    node = lineage.impact(opened(args), args.ref)
     touched = lineage.touched(node)
     if args.json:
         out.as_json({"tree": node.to_json(), "touched": touched})
@@ -59,11 +58,10 @@ def impact(args: argparse.Namespace) -> int:
 
 def journal(args: argparse.Namespace) -> int:
     """Events, oldest first."""
-    import boucle.workspace
     from boucle.faces.cli.models import show_record
     from boucle.ledger.journal import follow
 
-    ws = boucle.workspace.open(args.project)
+    ws = opened(args)
     events = ws.store.events(after=args.after, type=args.type, subject=args.subject)
     events = events[max(0, len(events) - args.limit) :]
     if args.json and not args.follow:

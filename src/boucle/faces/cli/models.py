@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from boucle.faces.cli import out
+from boucle.faces.cli.here import opened
 
 
 def add_models(parser: argparse.ArgumentParser) -> None:
@@ -55,12 +56,6 @@ def add_rollback(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(call=rollback)
 
 
-def _open(args: argparse.Namespace) -> Any:
-    import boucle.workspace
-
-    return boucle.workspace.open(args.project)
-
-
 def show_record(record: Any) -> dict[str, Any]:
     """A record as facts, times readable."""
     pairs = {f.name: getattr(record, f.name) for f in dataclasses.fields(record)}
@@ -78,7 +73,7 @@ def models(args: argparse.Namespace) -> int:
     """All versions, newest first."""
     from boucle.ledger import models as ledger
 
-    ws = _open(args)
+    ws = opened(args)
     if args.name:
         ledger.resolve(ws, args.name)
     found = ledger.versions(ws, args.name)
@@ -98,7 +93,7 @@ def show(args: argparse.Namespace) -> int:
     from boucle.ledger import lineage
     from boucle.ledger import models as ledger
 
-    ws = _open(args)
+    ws = opened(args)
     if "@{" in args.ref:
         ref = Ref.parse(args.ref, "" if ":" in args.ref.partition("@")[0] else "model")
         if ref.kind == "model":
@@ -167,7 +162,7 @@ def export(args: argparse.Namespace) -> int:
     from boucle.ledger import bundles
     from boucle.ledger import models as ledger
 
-    ws = _open(args)
+    ws = opened(args)
     model = ledger.resolve(ws, args.model)
     bundle = bundles.materialise(ws, model, Path(args.folder))
     if args.json:
@@ -181,7 +176,7 @@ def history(args: argparse.Namespace) -> int:
     """Everything that happened to a model."""
     from boucle.ledger import models as ledger
 
-    events = ledger.history(_open(args), args.name)
+    events = ledger.history(opened(args), args.name)
     if args.json:
         out.as_json([show_record(e) for e in events])
         return 0
@@ -203,7 +198,7 @@ def promote(args: argparse.Namespace) -> int:
     from boucle.ledger import gates
     from boucle.ledger import models as ledger
 
-    ws = _open(args)
+    ws = opened(args)
     if args.dry_run:
         model = ledger.resolve(ws, args.model)
         outcome = gates.judge_model(ws, model, args.stage)
@@ -243,7 +238,7 @@ def approve(args: argparse.Namespace) -> int:
     """A person's yes."""
     from boucle.ledger import models as ledger
 
-    event = ledger.approve(_open(args), args.model, args.stage, reason=args.reason)
+    event = ledger.approve(opened(args), args.model, args.stage, reason=args.reason)
     if args.json:
         out.as_json(show_record(event))
     else:
@@ -255,7 +250,7 @@ def rollback(args: argparse.Namespace) -> int:
     """Back to the version before."""
     from boucle.ledger import models as ledger
 
-    moved = ledger.rollback(_open(args), args.name, reason=args.reason)
+    moved = ledger.rollback(opened(args), args.name, reason=args.reason)
     if args.json:
         out.as_json({"model": str(moved.model), "stage": moved.model.stage, "replaced": str(moved.replaced)})
         return 0

@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 from boucle.faces.cli import out
+from boucle.faces.cli.here import opened
 
 
 def add_plan(parser: argparse.ArgumentParser) -> None:
@@ -56,11 +57,10 @@ def add_runs(parser: argparse.ArgumentParser) -> None:
 
 
 def _load(args: argparse.Namespace) -> tuple[Any, Any, dict[str, Any]]:
-    import boucle.workspace
     from boucle.core.errors import Invalid
     from boucle.flow.load import load
 
-    ws = boucle.workspace.open(args.project)
+    ws = opened(args)
     pipeline, arguments = load(ws.settings, args.pipeline)
     for given in args.set:
         name, equals, text = given.partition("=")
@@ -134,11 +134,10 @@ def _row(run: Any) -> dict[str, Any]:
 
 def runs_list(args: argparse.Namespace) -> int:
     """The newest runs that match."""
-    import boucle.workspace
     from boucle.core.where import field, read
     from boucle.ledger import runs
 
-    ws = boucle.workspace.open(args.project)
+    ws = opened(args)
     conditions = [read(text) for text in args.where]
     if args.name:
         conditions.append(field("name") == args.name)
@@ -159,12 +158,11 @@ def runs_list(args: argparse.Namespace) -> int:
 
 def runs_show(args: argparse.Namespace) -> int:
     """One run: facts, steps, metrics, log."""
-    import boucle.workspace
     from boucle.core.where import field
     from boucle.faces.cli.models import show_record
     from boucle.ledger import runs
 
-    ws = boucle.workspace.open(args.project)
+    ws = opened(args)
     found = runs.get(ws, args.run)
     steps = runs.find(ws, field("parent") == found.id, order=["started"], steps=True)
     log = ws.blobs.get(found.log).decode() if found.log and ws.blobs.has(found.log) else ""
@@ -185,10 +183,9 @@ def runs_show(args: argparse.Namespace) -> int:
 
 def runs_compare(args: argparse.Namespace) -> int:
     """Runs side by side, as a table and, when asked, as a plot."""
-    import boucle.workspace
     from boucle.ledger import runs
 
-    ws = boucle.workspace.open(args.project)
+    ws = opened(args)
     found = [runs.get(ws, r) for r in args.runs]
     compared = runs.compare(found)
     if args.plot:

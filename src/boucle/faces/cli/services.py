@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from boucle.faces.cli import out
+from boucle.faces.cli.here import opened
 
 
 def add_deploy(parser: argparse.ArgumentParser) -> None:
@@ -40,12 +41,6 @@ def add_predict(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(call=predict)
 
 
-def _open(args: argparse.Namespace) -> Any:
-    import boucle.workspace
-
-    return boucle.workspace.open(args.project)
-
-
 def _row(service: Any) -> dict[str, Any]:
     return {
         "service": service.key, "model": service.model, "status": service.status, "url": service.url,
@@ -57,7 +52,7 @@ def deploy(args: argparse.Namespace) -> int:
     """Start, prove, take over."""
     from boucle.ops.deploy import deploy as start
 
-    ws = _open(args)
+    ws = opened(args)
 
     def listen(phase: str, seconds: float) -> None:
         if not args.json:
@@ -81,7 +76,7 @@ def services(args: argparse.Namespace) -> int:
     from boucle.core.records import Service
     from boucle.ops.deploy import settle
 
-    ws = _open(args)
+    ws = opened(args)
     settle(ws)
     found = ws.store.find(Service, order=["name", "-revision"])
     if not args.all:
@@ -101,7 +96,7 @@ def stop(args: argparse.Namespace) -> int:
     """Gracefully."""
     from boucle.ops.deploy import stop as end
 
-    service = end(_open(args), args.service, reason=args.reason)
+    service = end(opened(args), args.service, reason=args.reason)
     if args.json:
         out.as_json(_row(service))
     else:
@@ -133,7 +128,7 @@ def predict(args: argparse.Namespace) -> int:
             raise Invalid(f"the rows are not JSON: {error}", expected='such as {"age": 41} or [{"age": 41}]') from None
     if rows == []:
         raise Invalid("there are no rows to ask about", expected='such as {"age": 41} or [{"age": 41}]')
-    answers = ask(_open(args), args.service, rows if isinstance(rows, list) else [rows])
+    answers = ask(opened(args), args.service, rows if isinstance(rows, list) else [rows])
     if args.json:
         out.as_json(answers)
         return 0

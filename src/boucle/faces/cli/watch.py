@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from boucle.faces.cli import out
+from boucle.faces.cli.here import opened
 
 
 def add_watch(parser: argparse.ArgumentParser) -> None:
@@ -37,17 +38,11 @@ def add_report(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(call=report)
 
 
-def _open(args: argparse.Namespace) -> Any:
-    import boucle.workspace
-
-    return boucle.workspace.open(args.project)
-
-
 def watch(args: argparse.Namespace) -> int:
     """One look, or one after the other."""
     from boucle.ops.watch import watch as look
 
-    ws = _open(args)
+    ws = opened(args)
     while True:
         seen = look(ws, args.service, since=args.since, window=args.window)
         if not args.follow:
@@ -79,7 +74,9 @@ def _show(seen: Any, as_json: bool) -> None:
         out.table([_row(c) for c in seen.drift.columns])
     if seen.outcome is not None:
         out.line()
-        out.table([_scored(o) for o in (*seen.outcomes, seen.outcome)])
+        from boucle.faces.cli.watch_page import scored
+
+        out.table([scored(o) for o in (*seen.outcomes, seen.outcome)])
 
 
 def _row(column: Any) -> dict[str, Any]:
@@ -91,18 +88,11 @@ def _row(column: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _scored(outcome: Any) -> dict[str, Any]:
-    return {
-        "from": out.when(outcome.start), "to": out.when(outcome.end), "answered": outcome.answered,
-        "labelled": f"{outcome.completeness:.0%}", **outcome.scores,
-    }  # fmt: skip
-
-
 def label(args: argparse.Namespace) -> int:
     """Outcomes from a file."""
     from boucle.ops.label import label as keep
 
-    done = keep(_open(args), args.service, _read(Path(args.file)))
+    done = keep(opened(args), args.service, _read(Path(args.file)))
     if args.json:
         out.as_json({"kept": done.kept, "unknown": list(done.unknown)})
         return 0
@@ -142,7 +132,7 @@ def report(args: argparse.Namespace) -> int:
     from boucle.faces.cli.watch_page import page
     from boucle.ops.watch import watch as look
 
-    seen = look(_open(args), args.service, since=args.since, window=args.window)
+    seen = look(opened(args), args.service, since=args.since, window=args.window)
     path = Path(args.out)
     try:
         path.write_text(page(seen), encoding="utf-8")

@@ -71,7 +71,7 @@ def page(seen: Watched) -> str:
             "<h2>Scores</h2>" + _table([_scores(c) for c in order]),
         ]
     if seen.outcome is not None:
-        rows = [_outcome(o) for o in (*seen.outcomes, seen.outcome)]
+        rows = [scored(o) for o in (*seen.outcomes, seen.outcome)]
         parts.append("<h2>Outcomes</h2><p class='soft'>The last line is over all of it.</p>" + _table(rows))
     head = f"<title>{escape(seen.service)}: {seen.status}</title><style>{_CSS}</style>"
     meta = '<meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">'
@@ -171,13 +171,6 @@ def _scores(column: ColumnDrift) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _outcome(outcome: Any) -> dict[str, Any]:
-    return {
-        "from": out.when(outcome.start), "to": out.when(outcome.end), "answered": outcome.answered,
-        "labelled": f"{outcome.completeness:.0%}", **outcome.scores,
-    }  # fmt: skip
-
-
 def _table(rows: Sequence[dict[str, Any]]) -> str:
     names = list(dict.fromkeys(k for r in rows for k in r))
     head = "".join(f"<th>{escape(n)}</th>" for n in names)
@@ -185,3 +178,11 @@ def _table(rows: Sequence[dict[str, Any]]) -> str:
         "<tr>" + "".join(f"<td>{escape(out.cell(r.get(n)))}</td>" for n in names) + "</tr>" for r in rows
     )  # fmt: skip
     return f'<div class="scroll"><table><tr>{head}</tr>{body}</table></div>'
+
+
+def scored(outcome: Any) -> dict[str, Any]:
+    """How good the answers of a span were, as a row."""
+    return {
+        "from": out.when(outcome.start), "to": out.when(outcome.end), "answered": outcome.answered,
+        "labelled": f"{outcome.completeness:.0%}", **outcome.scores,
+    }  # fmt: skip
