@@ -59,7 +59,7 @@ def test_nothing_is_opened_before_it_is_needed(tmp_path):
         import sys, boucle
         ws = boucle.open(sys.argv[1])
         heavy = {"sqlite3", "numpy", "pyarrow", "pandas", "sklearn"} & set(sys.modules)
-        print(sorted(heavy), sorted(k for k in ws.__dict__ if k != "settings"))
+        print(sorted(heavy), sorted(k for k in ws.__dict__ if k not in ("settings", "now")))
     """
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
     assert done.stdout == "[] []\n"

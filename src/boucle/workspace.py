@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import secrets
+import time
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -21,8 +23,8 @@ from boucle.settings import FILE, Settings, resolve
 class Workspace:
     """One project's memory. Use `open` or `init`; close it, or use it as a context manager."""
 
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
+    def __init__(self, settings: Settings, clock: Callable[[], float] = time.time) -> None:
+        self.settings, self.now = settings, clock  # `now()`: seconds since the epoch
 
     @property
     def root(self) -> Path:

@@ -77,6 +77,7 @@ class Code(Record):
     sources: str  # blob: JSON of path -> blob
     repository: str = ""
     commit: str = field(default="", metadata=SEARCHABLE)
+    committed: float = 0.0  # when that commit was made
     branch: str = ""
     dirty: bool = False
     diff: str = ""  # blob: the uncommitted change, empty when there is none or no repository
@@ -178,7 +179,9 @@ class Service(Record):
     model: str = field(metadata=SEARCHABLE)  # key of the model
     digest: str = ""  # of the bundle it runs
     target: str = "process"
-    status: str = field(default="starting", metadata=SEARCHABLE)  # starting, ready, stopped, failed
+    status: str = field(default="starting", metadata=SEARCHABLE)  # starting, trial, ready, stopped, failed
+    share: float = 0.0  # of the traffic that it answers, 0 to 1
+    shadow: bool = False  # it is asked what the others are asked, and its answers are only logged
     url: str = ""
     handle: Json = field(default_factory=dict)  # whatever the target needs to find it again
     folder: str = ""  # where its prediction log is
@@ -198,8 +201,12 @@ class Rollout(Record):
 
     id: str
     service: str = field(metadata=SEARCHABLE)
-    strategy: str  # replace, rollback, ...
-    status: str = field(default="running", metadata=SEARCHABLE)  # running, finished, failed
+    strategy: str  # replace, blue-green, canary, ab
+    # running, waiting (for an approval), paused; then for good: finished (it won), failed (the one before answers again),
+    # aborted (a person ended it)
+    status: str = field(default="running", metadata=SEARCHABLE)
+    phase: str = ""  # where it is
+    policy: Json = field(default_factory=dict)  # what it follows, as it was when it began
     model: str = ""
     before: int = 0  # revision, 0 when there was none
     after: int = 0
@@ -259,8 +266,55 @@ class Event(Record):
         return str(self.sequence)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lease(Record):
+    """Who looks after something just now, until when, and how far it has come: whoever holds it next goes on from there."""
+
+    KIND: ClassVar[str] = "lease"
+
+    name: str  # of what is looked after, such as rule:retrain
+    holder: str = ""  # empty when nobody does
+    until: float = 0.0
+    token: int = 0  # rises with each change of the holder
+    state: Json = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alert(Record):
+    """Something that people were told, from its beginning to its end. What happens again while it is open is counted."""
+
+    KIND: ClassVar[str] = "alert"
+
+    id: str
+    name: str = field(metadata=SEARCHABLE)  # what kind of trouble, such as drift
+    subject: str = field(metadata=SEARCHABLE)  # reference of what is in trouble
+    severity: str = "warning"  # info, warning, critical
+    title: str = ""
+    status: str = field(default="open", metadata=SEARCHABLE)  # open, acknowledged, resolved
+    count: int = 1
+    onset: float = 0.0  # when the trouble began, as far as is known
+    opened: float = 0.0
+    last: float = 0.0  # when it was seen last
+    acknowledged: float = 0.0
+    resolved: float = 0.0
+    actor: str = ""  # who acknowledged or resolved it
+    reason: str = ""
+    data: Json = field(default_factory=dict)
+    delivered: Json = field(
+        default_factory=dict
+    )  # channel -> {time, severity} of the last delivery, or {attempts, next, error}
+
+    @property
+    def key(self) -> str:
+        return self.id
+
+
 RECORDS: dict[str, type[Record]] = {
-    cls.KIND: cls for cls in (Dataset, Code, Run, Artifact, Model, Service, Rollout, Verdict, Event)
+    cls.KIND: cls for cls in (Dataset, Code, Run, Artifact, Model, Service, Rollout, Verdict, Lease, Alert, Event)
 }
 
 

@@ -14,9 +14,7 @@ if TYPE_CHECKING:
 
 def note(ws: Workspace, type: str, subject: str, *, reason: str = "", **data: Any) -> Event:
     """Add an event by the acting user."""
-    return ws.store.append(
-        Event(type=type, subject=subject, time=time.time(), actor=ws.actor, reason=reason, data=data)
-    )
+    return ws.store.append(Event(type=type, subject=subject, time=ws.now(), actor=ws.actor, reason=reason, data=data))
 
 
 def follow(ws: Workspace, *, after: int = 0, type: str | None = None, pause: float = 1.0) -> Iterator[Event]:

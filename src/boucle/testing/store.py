@@ -21,11 +21,13 @@ import pytest
 from boucle.core.errors import Conflict, Invalid, Refused
 from boucle.core.records import (
     RECORDS,
+    Alert,
     Artifact,
     Code,
     Dataset,
     Edge,
     Event,
+    Lease,
     Model,
     Points,
     Record,
@@ -52,6 +54,11 @@ EXAMPLES: tuple[Record, ...] = (
     Service(name="churn", revision=2, model="churn@1", handle={"pid": 12, "started": 4.25}, status="ready"),
     Rollout(id="01ROLL", service="churn", strategy="replace", phases={"start": {"status": "finished"}}, after=2),
     Verdict(id="01VERD", subject="dataset:tx@3", check="unique", status="fail", score=None, threshold=0.5),
+    Lease(name="rule:retrain", holder="host:12:ab", until=9.5, token=3, state={"cursor": 41, "doing": {"event": 40}}),
+    Alert(
+        id="01ALER", name="drift", subject="service:churn@2", title="größer ☕", count=3, onset=1.0, opened=2.0, last=3.0,
+        data={"js": 0.3}, delivered={"team": {"time": 2.5, "severity": "warning"}},
+    ),
 )  # fmt: skip
 """One record of each kind but events, with nothing left empty that a store could lose."""
 
