@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from boucle.ops.deploy import deploy as deploy
     from boucle.ops.deploy import stop as stop
     from boucle.ops.label import label as label
+    from boucle.ops.seal import seal as seal
     from boucle.ops.watch import watch as watch
     from boucle.workspace import Workspace as Workspace
     from boucle.workspace import init as init
@@ -57,6 +58,7 @@ _PLACES = {
     "promote": "ledger.models:advance", "approve": "ledger.models", "history": "ledger.models",
     "register": "ledger.models", "rollback": "ledger.models", "track": "ledger.runs", "train": "ml.train",
     "predict": "ops.ask", "deploy": "ops.deploy", "stop": "ops.deploy", "label": "ops.label", "watch": "ops.watch",
+    "seal": "ops.seal",
     "Workspace": "workspace", "init": "workspace", "open": "workspace",
 }  # fmt: skip
 

@@ -27,7 +27,7 @@ from boucle.core.records import Dataset, Model, Run, Service
 from boucle.core.where import field as column
 from boucle.ledger import datasets, models, runs
 from boucle.ledger.soundness import check
-from boucle.ops import deploy
+from boucle.ops import host
 from boucle.ops.ask import predict
 
 WORK = """
@@ -242,7 +242,7 @@ class Chaos:
         """Every answer comes from the model that was deployed last."""
         model = next(line.split()[1] for line in lines if line.startswith("model "))
         with boucle.workspace.open(self.folder) as ws:
-            deploy.settle(ws)
+            host.settle(ws)
             found: set[tuple[Any, Any]] = set()
             for _ in range(8):
                 (answer,) = predict(ws, "adder", [{"x": 1.0}])

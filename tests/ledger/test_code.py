@@ -106,3 +106,9 @@ def test_outside_of_a_repository(shop, tmp_path):
 def test_without_git(shop, monkeypatch):
     monkeypatch.setenv("PATH", "")
     assert codes.checkout(shop.project) is None
+
+
+def test_when_the_commit_was_made(repository, shop):
+    code = codes.keep(repository, "work:main", {})
+    assert code.committed == float(git(repository.project, "log", "-1", "--format=%ct")) > 1e9
+    assert codes.keep(shop, "alone.py", {}).committed == 0.0

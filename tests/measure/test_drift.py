@@ -307,3 +307,17 @@ def test_missing_and_new_values_are_said_in_words():
     assert judged["c"].new_values == {"fax": 50}
     assert "lie above the range of training (4)" in judged["d"].sentence
     assert judged["b"].status == "pass"
+
+
+@settings(max_examples=60)
+@given(ROWS.filter(bool), st.lists(ROWS.filter(bool), min_size=1, max_size=4))
+def test_sketching_parts_in_one_go_is_sketching_each(reference_rows, parts):
+    reference = Reference.of(frame(reference_rows))
+    table = frame([row for part in parts for row in part]).table()
+    for name, column in reference.columns.items():
+        together = column.sketches(table.column(name).combine_chunks(), [len(p) for p in parts])
+        for part, found in zip(parts, together, strict=True):
+            alone = column.sketch(frame(part).table().column(name).combine_chunks())
+            assert found.counts.tolist() == alone.counts.tolist()
+            assert found.new == alone.new
+            assert (found.under, found.over) == (pytest.approx(alone.under), pytest.approx(alone.over))

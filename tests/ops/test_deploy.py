@@ -8,7 +8,7 @@ import pytest
 import boucle
 from boucle.core.errors import NotFound
 from boucle.core.records import Rollout, Service
-from boucle.ops import deploy
+from boucle.ops import host
 from boucle.testing.target import double
 
 
@@ -30,8 +30,8 @@ def test_a_deploy_that_died_is_ended_later(shop):
     service = boucle.deploy(shop, "twice@1")
     began = replace(service, status="starting")
     shop.store.put(began)
-    assert deploy.settle(shop) == []  # it may still be going on
-    shop.store.put(replace(began, created=time.time() - deploy.ABANDONED_SECONDS - 1))
-    (ended,) = deploy.settle(shop)
+    assert host.settle(shop) == []  # it may still be going on
+    shop.store.put(replace(began, created=time.time() - host.ABANDONED_SECONDS - 1))
+    (ended,) = host.settle(shop)
     assert ended.status == "failed"
     assert not shop.target().alive(service.handle)

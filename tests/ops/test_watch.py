@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 import time
@@ -13,15 +14,15 @@ import numpy as np
 import pytest
 
 import boucle
+from boucle.core import predictions
 from boucle.core.errors import Corrupt, Invalid
 from boucle.core.records import Edge, Service, Verdict
 from boucle.core.refs import new_id
 from boucle.core.where import field
 from boucle.ledger import datasets, models, services
-from boucle.ops import watch as module
 from boucle.ops.label import label, read
 from boucle.ops.serve.predictions import PredictionLog
-from boucle.ops.watch import PREDICTION, watch
+from boucle.ops.watch import PREDICTION, log, look, reference, tally, watch
 
 PRICES = "def price(rows):\n    return [3.0 + 2.0 * (row['km'] or 0.0) for row in rows]\n"
 
@@ -54,6 +55,7 @@ class Fake:
 
     def __init__(self, ws: boucle.Workspace, service: Service) -> None:
         self.ws, self.service = ws, service
+        self.model = models.resolve(ws, service.model)
         self.log = PredictionLog(Path(service.folder, "predictions"))
 
     def answer(self, table: dict[str, Any], request: str = "r", ago: float = 60.0) -> list[str]:
@@ -83,7 +85,9 @@ def fake(place) -> Iterator[Callable[..., Fake]]:
 
 
 def verdicts(one: Fake) -> list[Verdict]:
-    return one.ws.store.find(Verdict, field("subject") == str(one.service), order=["created"])
+    return one.ws.store.find(
+        Verdict, (field("subject") == str(one.service)) & (field("check") == "drift"), order=["created"]
+    )
 
 
 def events(one: Fake) -> list[tuple[str, str]]:
@@ -107,7 +111,7 @@ def test_finds_its_reference_by_lineage_and_passes_what_is_as_in_training(fake):
 
 
 def test_an_alarm_is_noted_once_and_so_is_its_end(fake, monkeypatch):
-    monkeypatch.setattr(module, "_BEHIND", 0.0)
+    monkeypatch.setattr(look, "_BEHIND", 0.0)
     one = fake()
     one.answer(rides(300, seed=2))
     assert watch(one.ws, one.service).status == "pass"
@@ -129,8 +133,9 @@ def test_an_alarm_is_noted_once_and_so_is_its_end(fake, monkeypatch):
 
 
 def test_reading_on_gives_what_reading_at_once_gives(fake, monkeypatch):
-    monkeypatch.setattr(module, "_BEHIND", 0.0)
-    monkeypatch.setattr(module, "_MOST_CHUNKS", 4)
+    monkeypatch.setattr(look, "_BEHIND", 0.0)
+    monkeypatch.setattr(look, "_WORTH", 1)
+    monkeypatch.setattr(tally, "MOST_CHUNKS", 4)
     one = fake()
     rows, parts = rides(2350, seed=5), []
     for start in (0, 130, 131, 900, 2100):
@@ -138,9 +143,9 @@ def test_reading_on_gives_what_reading_at_once_gives(fake, monkeypatch):
         one.answer({n: v[start:end] for n, v in rows.items()})
         parts.append(watch(one.ws, one.service))
     state = Path(one.service.folder, "watch", "state.json")
-    kept = json.loads(state.read_text())["tally"]
-    assert kept["rows"] == kept["unit"] * len(kept["windows"]) <= 2350
-    assert len(kept["windows"]) < 4
+    kept = json.loads(state.read_text())
+    assert kept["rows"] == sum(kept["sizes"]) <= 2350
+    assert len(kept["sizes"]) <= 4
     state.unlink()
     fresh = watch(one.ws, one.service)
     assert [p.rows for p in parts] == [130, 131, 900, 2100, 2350]
@@ -150,16 +155,18 @@ def test_reading_on_gives_what_reading_at_once_gives(fake, monkeypatch):
 
 
 def test_reads_only_what_is_new(fake, monkeypatch):
-    monkeypatch.setattr(module, "_BEHIND", 0.0)
+    monkeypatch.setattr(look, "_BEHIND", 0.0)
+    monkeypatch.setattr(look, "_WORTH", 500)
     one = fake()
     one.answer(rides(1000, seed=6))
     watch(one.ws, one.service)
     looked: list[int] = []
-    real = module._window
-    monkeypatch.setattr(module, "_window", lambda records, *a: looked.append(len(records)) or real(records, *a))
-    one.answer(rides(150, seed=7))
-    assert watch(one.ws, one.service).rows == 1150
-    assert looked == [100, 50]
+    real = tally.Tally._count
+    monkeypatch.setattr(tally.Tally, "_count", lambda self, part: looked.append(len(part)) or real(self, part))
+    for more in (150, 10):
+        one.answer(rides(more, seed=7))
+        watch(one.ws, one.service)
+    assert looked == [150, 160], "so few are cheaper to read again than to keep"
 
 
 def test_a_torn_last_line_does_not_matter(fake):
@@ -172,12 +179,13 @@ def test_a_torn_last_line_does_not_matter(fake):
 
 
 def test_a_long_part_has_few_chunks(fake, monkeypatch):
-    monkeypatch.setattr(module, "_MOST_CHUNKS", 4)
+    monkeypatch.setattr(tally, "MOST_CHUNKS", 4)
     one = fake()
     one.answer(rides(2050, seed=18))
-    tally = module._folded(list(module._records(one.service)), None, module.Schema())
-    assert (tally.rows, tally.unit) == (2050, 800)
-    assert len(tally.times) == 3
+    form = reference.layout(one.ws, one.model)
+    found = look._folded(log.read(Path(one.service.folder), form), reference.Origin(None, ""))
+    assert (found.rows, found.unit) == (2050, 800)
+    assert len(found.times) == 3
     assert watch(one.ws, one.service, window=2050).status == "pass"
 
 
@@ -234,7 +242,7 @@ def test_labels_are_kept_and_scored_by_when_the_question_came(fake):
     late = one.answer(rides(60, seed=14), ago=2 * 86400.0)
     new = one.answer(rides(40, seed=15))
     unknown = "01ARZ3NDEKTSV4RRFFQ69G5FAV"
-    truth = {r["id"]: r["output"]["prediction"] for r in module._records(one.service)}
+    truth = {r["id"]: r["output"]["prediction"] for r in predictions.scan(Path(one.service.folder, "predictions"))}
     done = label(one.ws, one.service, {**{i: truth[i] + 1.0 for i in late}, unknown: 1.0})
     assert (done.kept, done.unknown) == (60, (unknown,))
     label(one.ws, one.service.name, boucle.Frame.of({"id": new[:10], "label": [str(truth[i]) for i in new[:10]]}))
@@ -297,5 +305,117 @@ def test_a_real_service(tmp_path):
             assert seen.drift["spend"].status == seen.drift["plan"].status == "fail"
             assert seen.drift["plan"].new_values == {"max": 400}
             assert 0.5 < seen.outcome.scores["roc_auc"] <= 1
+            assert seen.estimate.calibrated, "on the rows that training kept back"
+            low, high = seen.estimate.scores["accuracy"][1:]
+            assert 0 <= low < high <= 1
         finally:
             boucle.stop(ws, service.key)
+
+
+def test_an_odd_row_is_shown_with_why(fake):
+    one = fake()
+    one.answer(rides(300, seed=30))
+    (id_,) = one.answer({"km": np.array([4000.0]), "zone": np.array(["moon"])})
+    seen = watch(one.ws, one.service)
+    strangest = seen.anomaly.odd[0]
+    assert strangest.id == id_
+    assert len(strangest.why) == 2
+    assert {w.split()[0] for w in strangest.why} == {"km", "zone"}
+    assert seen.anomaly.odd_rows <= 4
+    assert seen.status == "pass", "one row is no drift"
+
+
+def test_errors_that_rise_are_concept_drift_and_noted_once(fake):
+    one = fake()
+    ids = [i for part in range(8) for i in one.answer(rides(50, seed=40 + part), ago=8000.0 - 1000 * part)]
+    truth = {r["id"]: r["output"]["prediction"] for r in predictions.scan(Path(one.service.folder, "predictions"))}
+    random = np.random.default_rng(41)
+    gaps = np.abs(random.normal(0, 0.1, 400))
+    gaps[250:] += 2.0
+    order = random.permutation(400).tolist()
+    label(one.ws, one.service, {ids[i]: truth[ids[i]] + gaps[i] for i in order})
+    seen = watch(one.ws, one.service)
+    assert (seen.status, seen.concept.status) == ("pass", "fail")
+    assert seen.concept.since == pytest.approx(time.time() - 3000, abs=1100)
+    watch(one.ws, one.service)
+    found = one.ws.store.events(subject=str(one.service), type="service.concept")
+    assert [(e.data["before"], e.data["after"]) for e in found] == [("pass", "fail")]
+    assert watch(one.ws, one.service, since=time.time() - 2500).concept.status == "pass"
+
+
+def test_failures_are_an_anomaly_while_they_last(fake, monkeypatch):
+    one = fake()
+    start = time.time() // 300 * 300 - 40 * 300
+    for i in range(40):
+        one.answer(rides(20, seed=50), request=f"r{i}", ago=time.time() - start - 300 * i - 150)
+    assert watch(one.ws, one.service).anomaly.status == "pass"
+    failures = Path(one.service.folder, "failures")
+    log_ = PredictionLog(failures)
+    lines = [
+        json.dumps({"time": start + 39 * 300 + 5, "status": 500, "what": "boom", "rows": 1, "request": f"f{i}"})[1:-1]
+        for i in range(12)
+    ]
+    log_.append([*lines, *(f'{line},"shadow":true' for line in lines)])
+    log_.close()
+    one.answer(rides(5, seed=51), request="late", ago=time.time() - start - 300 * 40 - 1)
+    seen = watch(one.ws, one.service)
+    assert (seen.anomaly.status, seen.anomaly.kind) == ("fail", "errors")
+    assert "of the requests failed" in seen.anomaly.sentence
+    watch(one.ws, one.service)
+    (event,) = one.ws.store.events(subject=str(one.service), type="service.anomaly")
+    assert (event.data["status"], event.data["kind"]) == ("fail", "errors")
+    assert event.data["sentence"] == event.reason == seen.anomaly.sentence
+    one.ws.store.put(dataclasses.replace(one.service, status="ready"))
+    monkeypatch.setattr(one.ws, "now", lambda: start + 60 * 300)
+    assert watch(one.ws, one.service.key).anomaly.status != "fail", "failures are over; silence is another matter"
+
+
+def test_mirrored_lines_are_judged_but_are_no_volume(fake):
+    one = fake()
+    one.answer(rides(200, seed=60))
+    body = {
+        "time": time.time() - 60, "inputs": {"km": 3.0, "zone": "north"}, "output": {"prediction": 9.0},
+        "latency_us": 2000, "request": "m", "shadow": "01ARZ3NDEKTSV4RRFFQ69G5FAV",
+    }  # fmt: skip
+    one.log.append([json.dumps(body)[1:-1]] * 50)
+    form = reference.layout(one.ws, one.model)
+    found = look._folded(log.read(Path(one.service.folder), form), reference.Origin(None, ""))
+    assert found.rows == 250
+    assert sum(b.answered for b in found.bins.values()) == 200
+
+
+def test_a_regressor_has_no_estimate_and_it_is_said_why(fake):
+    one = fake()
+    one.answer(rides(200, seed=70))
+    seen = watch(one.ws, one.service)
+    assert seen.estimate.scores == {}
+    assert "no probabilities" in seen.estimate.sentence or "regressor" in seen.estimate.sentence
+
+
+def test_a_value_of_another_type_is_read_all_the_same(fake):
+    one = fake()
+    one.answer(rides(150, seed=71))
+    body = {
+        "time": time.time() - 60, "inputs": {"km": "7.5", "zone": "north"}, "output": {"prediction": 18},
+        "latency_us": 2000, "request": "m",
+    }  # fmt: skip
+    one.log.append([json.dumps(body)[1:-1]])
+    assert watch(one.ws, one.service).rows == 151
+    (path,) = Path(one.service.folder, "predictions").glob("*.jsonl")
+    with path.open("ab") as file:
+        file.write(b'{"id":"01ARZ3NDEKTSV4RRFFQ69G5FAV","time":nonsense}\n')
+    with pytest.raises(Corrupt):
+        watch(one.ws, one.service)
+
+
+def test_blocks_hold_the_lines_of_files_that_overlap_in_order(tmp_path):
+    logs = [PredictionLog(tmp_path), PredictionLog(tmp_path)]
+    ids = [i for part in range(6) for i in logs[part % 2].append([f'"time":{part}'] * 3)]
+    for one in logs:
+        one.close()
+    for size in (1, 200, 1 << 20):
+        for after in ("", ids[4], ids[-1]):
+            raw = b"".join(predictions.blocks(tmp_path, after, size))
+            found = [json.loads(line)["id"] for line in raw.splitlines()]
+            assert found == [r["id"] for r in predictions.scan(tmp_path, after)]
+    assert ids == [r["id"] for r in predictions.scan(tmp_path)]

@@ -66,6 +66,25 @@ def scan(folder: Path, after_id: str = "", report: Callable[[str], object] = _lo
             lines.close()  # type: ignore[attr-defined]
 
 
+def blocks(
+    folder: Path, after_id: str = "", size: int = 1 << 22, report: Callable[[str], object] = _log.warning
+) -> Iterator[bytes]:
+    """The lines that `scan` would give, as they lie on the disk, in blocks of about so many bytes: for whoever parses many at
+    once. What was appended after a file was first looked at is left for the next time. A damaged line is not noticed here."""
+    group: list[tuple[Path, int, int]] = []
+    newest = ""
+    for path in _files(folder):
+        start, end, last = _span(path, after_id, report)
+        if start >= end:
+            continue
+        if group and path.stem > newest:
+            yield from _merged(group, size)
+            group = []
+        group.append((path, start, end))
+        newest = max(newest, last)
+    yield from _merged(group, size)
+
+
 def count(folder: Path) -> int:
     """How many predictions are in the log; a last line that was cut off does not count."""
     total = 0
@@ -119,6 +138,69 @@ def _lines(path: Path, after_id: str, report: Callable[[str], object]) -> Iterat
             if _id(line, path, start) > after_id:
                 yield line
             start += len(line)
+
+
+def _span(path: Path, after_id: str, report: Callable[[str], object]) -> tuple[int, int, str]:
+    """Where the lines past an id begin and end, and the id of the last one."""
+    with path.open("rb") as file:
+        end = size = file.seek(0, 2)
+        tail = b""
+        while end and b"\n" not in tail[:-1]:
+            step = min(end, 1 << 16)
+            end -= step
+            file.seek(end)
+            tail = file.read(step) + tail
+        whole = tail[: tail.rfind(b"\n") + 1]
+        if len(whole) < len(tail):
+            at = end + len(whole)
+            report(f"{path}: the last line, at byte {at}, is cut off after {size - at} bytes")
+        if not whole:
+            return 0, 0, ""
+        first = whole[:-1].rfind(b"\n") + 1
+        last = _id(whole[first:], path, end + first)
+        if last <= after_id:
+            return 0, 0, last
+        start = _bisect(file, path, after_id) if after_id else 0
+        file.seek(start)
+        line = file.readline()
+        if _id(line, path, start) == after_id:
+            start += len(line)
+        return start, end + len(whole), last
+
+
+def _merged(group: list[tuple[Path, int, int]], size: int) -> Iterator[bytes]:
+    """Blocks of one file as they are; lines of files whose ids overlap in the order of their ids."""
+    if len(group) == 1:
+        path, start, end = group[0]
+        with path.open("rb") as file:
+            file.seek(start)
+            while start < end:
+                block = file.read(min(size, end - start))
+                if start + len(block) < end:
+                    block += file.readline()
+                start += len(block)
+                yield block
+        return
+    parts = [_between(*one) for one in group]
+    held: list[bytes] = []
+    length = 0
+    for line in heapq.merge(*parts, key=lambda line: line[len(HEAD) : _ID_END]):
+        held.append(line)
+        length += len(line)
+        if length >= size:
+            yield b"".join(held)
+            held, length = [], 0
+    if held:
+        yield b"".join(held)
+
+
+def _between(path: Path, start: int, end: int) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        file.seek(start)
+        while start < end:
+            line = file.readline()
+            start += len(line)
+            yield line
 
 
 def _bisect(file: BinaryIO, path: Path, id: str) -> int:

@@ -162,6 +162,11 @@ def new_id() -> str:
     return _ids.new()
 
 
+def id_at(moment: float) -> str:
+    """The smallest id that is made at a moment (seconds since the epoch)."""
+    return _base32(max(0, int(moment * 1000)) << 80, 26)
+
+
 def id_time(ulid: str) -> float:
     """Seconds since the epoch at which an id was made; raises `Invalid` for anything that is not such an id."""
     if not _ULID.match(ulid):

@@ -8,12 +8,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from boucle.core.bundle import Bundle, open_bundle
+from boucle.core.bundle import MANIFEST, Bundle, open_bundle
 from boucle.core.errors import NotFound, Refused
 from boucle.core.records import Artifact, Model
+from boucle.core.schema import jsonable
 
 if TYPE_CHECKING:
     from boucle.workspace import Workspace
@@ -54,6 +56,25 @@ def prove(folder: Path, *, python: str = "") -> dict[str, Any]:
     return {"ok": not differences, "said": said, **report}
 
 
+def answer(folder: Path, rows: Sequence[Mapping[str, Any]], *, seconds: float) -> list[dict[str, Any]]:
+    """What a bundle says to rows of raw input, in a clean process; raises `Refused` with its words when it cannot answer all
+    of them in time."""
+    given = "".join(json.dumps(jsonable(row)) + "\n" for row in rows)
+    command = [sys.executable, "-I", "-m", "boucle.core.answer", str(folder)]
+    expected = "an answer to each row"
+    try:
+        done = subprocess.run(
+            command, input=given, capture_output=True, text=True, timeout=seconds, check=False, cwd=folder
+        )
+    except subprocess.TimeoutExpired:
+        raise Refused(f"it did not answer {len(rows):,} rows within {seconds:g} s", expected=expected) from None
+    answers = [json.loads(line) for line in done.stdout.splitlines()] if done.returncode == 0 else []
+    if done.returncode or len(answers) != len(rows):
+        said = done.stderr.strip().splitlines()[-1:] or [f"the process ended with {done.returncode}"]
+        raise Refused(said[0], expected=expected)
+    return answers
+
+
 def keep(ws: Workspace, bundle: Bundle, run: str) -> Artifact:
     """Store the files of a bundle; returns its artifact, not yet in the store."""
     files = {}
@@ -69,10 +90,12 @@ def keep(ws: Workspace, bundle: Bundle, run: str) -> Artifact:
 
 
 def materialise(ws: Workspace, model: Model, folder: Path) -> Bundle:
-    """Write a model's bundle into a folder that does not exist yet, verified; all or nothing."""
+    """Write a model's bundle into a folder, verified; all or nothing. One that is there already is checked and used."""
     artifact = ws.store.get(Artifact, model.artifact)
     if artifact is None:
         raise NotFound(f"{model} has lost its bundle", expected=f"artifact {model.artifact[:12]}", fix="boucle fsck")
+    if (folder / MANIFEST).is_file() and (there := open_bundle(folder)).digest == model.digest:
+        return there
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         draft = Path(scratch, "bundle")

@@ -28,6 +28,7 @@ class Checkout:
 
     repository: str
     commit: str
+    committed: float  # when that commit was made, epoch seconds
     branch: str
     diff: bytes  # everything that differs from the commit, files that git does not track yet included
 
@@ -53,6 +54,7 @@ def checkout(folder: Path) -> Checkout | None:
     return Checkout(
         repository=_without_credentials(remote.decode().strip()) if remote else root.name,
         commit=commit.decode().strip(),
+        committed=float(_git(root, "show", "-s", "--format=%ct", "HEAD") or 0),
         branch=(_git(root, "rev-parse", "--abbrev-ref", "HEAD") or b"").decode().strip(),
         diff=diff,
     )
@@ -101,6 +103,7 @@ def keep(ws: Workspace, entry: str, files: Mapping[str, str]) -> Code:
         sources=listing,
         repository=state.repository if state else "",
         commit=state.commit if state else "",
+        committed=state.committed if state else 0.0,
         branch=state.branch if state else "",
         dirty=bool(diff),
         diff=diff,

@@ -192,7 +192,10 @@ def _up(ws: Workspace, ref: str, relation: str, seen: set[str]) -> Node:
         case Dataset():
             if record.run:
                 add(f"run:{record.run}", "made by")
-            elif record.source:
+            above = ws.store.edges(source=ref, relation="derived")
+            for edge in above:
+                add(edge.target, "from")
+            if record.source and not record.run and not above:
                 children.append(Node(f"source:{record.source}", "read from"))
         case Run():
             children += _run_origins(ws, record, seen)

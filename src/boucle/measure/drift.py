@@ -46,6 +46,7 @@ class Scores:
     wasserstein: float | None = None
     chi_square: float | None = None
     chi_square_p: float | None = None
+    domain: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +106,8 @@ def drift(
 
     `current` is one window, or chunks of the traffic in order, each of at least `evidence.CHUNK` rows except the last:
     then a change that began at any of the chunks is found, and scores are of the rows since. A column is `warn` or `fail`
-    when its effect (the Jensen-Shannon distance without what sampling alone gives) reaches that threshold, or the share
+    when its effect (the Jensen-Shannon distance without what sampling alone gives; of texts and vectors also how well a
+    classifier tells them from the reference, `measure.domain`) reaches that threshold, or the share
     of rows more missing, new or out of range reaches that of `shares`; and when e-BH over the columns
     (`evidence.e_bh`) rejects that nothing changed. A column without the effect counts as an e-value of 0, which keeps the
     guarantee: of the columns that alarm at most the share `level` are false, at any look (at any stopping time; the rows
@@ -161,12 +163,18 @@ def _examine(
         each = np.logaddexp(
             evidence.log_e(reference, pooled, delta / 2), evidence.log_e(rough, coarse, delta / 2)
         ) - math.log(2)  # fmt: skip
+        if column.domain is not None:
+            wealth = np.cumsum(np.array([s.told.log_e for s in sketches])[::-1])[::-1]
+            each = np.logaddexp(each, wealth) - math.log(2)
         weights = evidence.log_weights(starts) if len(starts) > 1 else np.zeros(1)
         weighed = np.where(usable, each + weights, -np.inf)
         log_e = float(np.logaddexp.reduce(weighed))
         # Without evidence all rows are shown, not the stretch that happens to look oddest.
         if log_e >= -math.log(10 * delta):
             since = int(np.argmax(weighed))
+            if column.domain is not None:
+                # Bets are small before a change, so any start before it has the same wealth: the last of them is it.
+                since = int(np.flatnonzero(usable & (each >= each[usable].max() - 1))[-1])
     parts = sketches[since:]
     whole = parts[0]
     for part in parts[1:]:
@@ -208,6 +216,9 @@ def scores(column: ColumnReference, sketch: Sketch) -> Scores:
         facts["outside"] = _share(sketch.counts, BELOW) + _share(sketch.counts, ABOVE)
         facts["ks"], facts["ks_p"] = ks(column.counts[1:], sketch.counts[1:])
         facts["wasserstein"] = wasserstein(column, sketch)
+    if column.domain is not None:
+        facts["domain"] = sketch.told.auc
+        facts["effect"] = max(facts["effect"], sketch.told.effect)
     return Scores(**facts)
 
 
@@ -340,6 +351,11 @@ def _what_moved(column: ColumnReference, found: _Found) -> list[str]:
         if share >= 0.01:
             edge = column.edges[0 if cell == BELOW else -1]
             parts.append(f"{share:.0%} lie {word} the range of training ({edge:.4g})")
+    if column.domain is not None and found.sketch.told.effect >= WARN:
+        what = "texts" if column.kind == "text" else "vectors"
+        parts.append(f"other {what} than in training: told apart with an AUC of {found.sketch.told.auc:.2f}")
+    if column.kind == "vector" and parts:
+        return parts
     if not parts or _inside(column, found.sketch) >= WARN:
         parts.append(_shift(column, found.sketch))
     return parts

@@ -18,24 +18,38 @@ if TYPE_CHECKING:
 
 
 def predict(
-    ws: Workspace, service: Service | str, rows: Sequence[Mapping[str, Any]], *, timeout: float = 60.0
+    ws: Workspace,
+    service: Service | str,
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    timeout: float = 60.0,
+    key: str = "",
 ) -> list[dict[str, Any]]:
-    """Send rows of raw input to a service; returns one answer per row, each with the id of its prediction."""
+    """Send rows of raw input to a service; returns one answer per row, each with the id of its prediction. `key` names who
+    asks, so that an experiment always gives them the same revision."""
     found = service if isinstance(service, Service) else services.resolve(ws, service)
     if found.status != "ready":
         raise Unavailable(
             f"{found} is {found.status}", expected="a service that runs", fix=f"boucle deploy {found.name}"
         )
-    return post(found.url, rows, timeout=timeout)
+    return post(found.url, rows, timeout=timeout, key=key)
 
 
 def post(
-    url: str, rows: Sequence[Mapping[str, Any]], *, timeout: float = 60.0, request_id: str = ""
+    url: str,
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    timeout: float = 60.0,
+    request_id: str = "",
+    revision: int = 0,
+    key: str = "",
 ) -> list[dict[str, Any]]:
-    """Send rows to a service's address; returns the predictions with model and digest. Raises `Invalid` with the
-    service's own words for input it refuses, `Unavailable` when it does not answer."""
+    """Send rows to a service's address; returns the predictions with model, digest and revision. With `revision` that one is
+    asked, whatever its share; `key` is what a request is assigned by in an experiment. Raises `Invalid` with the service's
+    own words for input it refuses, `Unavailable` when it does not answer."""
     body = json.dumps({"rows": [jsonable(r) for r in rows]}).encode()
-    headers = {"Content-Type": "application/json", **({"X-Request-Id": request_id} if request_id else {})}
+    optional = {"X-Request-Id": request_id, "X-Boucle-Revision": str(revision or ""), "X-Boucle-Key": key}
+    headers = {"Content-Type": "application/json", **{name: value for name, value in optional.items() if value}}
     request = urllib.request.Request(f"{url}/predict", body, headers)  # noqa: S310  an address that a target gave us
     try:
         with urllib.request.urlopen(request, timeout=timeout) as response:  # noqa: S310
@@ -51,4 +65,6 @@ def post(
     except (OSError, ValueError) as error:
         raise Unavailable(f"{url} does not answer: {error}", fix="boucle services") from error
     predictions: list[dict[str, Any]] = answer["predictions"]
-    return [{**p, "model": answer["model"], "digest": answer["digest"]} for p in predictions]
+    # Where the rows went to several revisions, each says its own.
+    stamp = {name: answer[name] for name in ("model", "digest", "revision") if name in answer}
+    return [{**p, **stamp} for p in predictions]

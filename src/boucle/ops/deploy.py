@@ -10,20 +10,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from boucle.core.bundle import Bundle, differences
-from boucle.core.errors import Invalid, NotFound, Refused, Unavailable
+from boucle.core.errors import Conflict, Invalid, NotFound, Refused, Unavailable
 from boucle.core.records import Model, Rollout, Service
 from boucle.core.refs import Ref, check_name, new_id
-from boucle.core.where import field
 from boucle.ledger import bundles, models, services
 from boucle.ledger.journal import note
+from boucle.ops import host as processes
 from boucle.ops.ask import post
-from boucle.ports.target import Placement
 
 if TYPE_CHECKING:
     from boucle.workspace import Workspace
 
 Listener = Callable[[str, float], None]
-ABANDONED_SECONDS = 120.0  # a deploy that has not come to an end by then never will
 
 
 def deploy(
@@ -47,47 +45,52 @@ def deploy(
     parsed = ref if isinstance(ref, Ref) else Ref.parse(ref, "model")
     model = _choose(ws, parsed)
     service_name = check_name(name or model.name, "service name")
-    settle(ws)
-    old = services.current(ws, service_name)
+    processes.settle(ws)
+    check_free(ws, service_name)
+    old = next(iter(processes.revisions(ws, service_name)), None)
     chosen = target or ws.settings.target
-    runner = ws.target(chosen)
-    where = port or (_port(old.url) if old else 0) or _free_port(host)
-    if old is None or _port(old.url) != where:
-        _check_free(host, where)
-    service = services.reserve(ws, service_name, model, chosen, time.time())
+    ws.target(chosen)
+    where = port or (processes.port_of(old.url) if old else 0) or _free_port(host)
+    if old is None or processes.port_of(old.url) != where:
+        _check_port(host, where)
+    service = services.reserve(ws, service_name, model, chosen, ws.now())
     rollout = Rollout(
         id=new_id(), service=service_name, strategy="replace", model=model.key, before=old.revision if old else 0,
-        after=service.revision, started=time.time(), actor=ws.actor, reason=reason,
+        after=service.revision, started=ws.now(), actor=ws.actor, reason=reason,
     )  # fmt: skip
     ws.store.put(rollout)
     walk = _Walk(ws, rollout, listen or (lambda *_: None))
-    folder = Path(service.folder)
-    placed = None
     try:
         with walk.phase("unpack"):
-            bundle = bundles.materialise(ws, model, folder / "bundle")
+            bundle = bundles.materialise(ws, model, Path(service.folder, "bundle"))
         with walk.phase("start"):
-            placed = runner.start(
-                Placement(service_name, service.revision, model.key, bundle.folder, folder, host, where, hold=True)
-            )
-            service = services.change(ws, service, "starting", url=placed.url, handle=dict(placed.handle))
+            service = processes.place(ws, service, host, where)
         with walk.phase("probe"):
-            _probe(bundle, placed.url, model)
+            probe(bundle, service)
         with walk.phase("switch"):
-            # Both answer at the address for a moment, so that nobody finds it closed.
-            url = runner.expose(placed.handle)
-            service = services.change(ws, service, "ready", reason=reason, url=url)
-            if old is not None:
-                ws.target(old.target).stop(old.handle)
-                services.change(ws, old, "stopped", reason=f"{service.key} took over")
+            with ws.store.transaction():
+                service = services.change(ws, service, "ready", reason=reason, share=1.0)
+                for other in processes.revisions(ws, service_name):
+                    if other.revision != service.revision:
+                        services.change(ws, other, "stopped", reason=f"{service.key} took over", share=0.0)
+            processes.apply(ws, service_name)
     except BaseException as error:
-        if placed is not None:
-            runner.stop(placed.handle)
-        services.change(ws, service, "failed", reason=f"{type(error).__name__}: {error}")
+        processes.retire(ws, service, "failed", reason=f"{type(error).__name__}: {error}")
         walk.end("failed")
         raise
     walk.end("finished")
-    return service
+    return services.resolve(ws, service.ref)
+
+
+def check_free(ws: Workspace, name: str) -> None:
+    """Raise `Conflict` while a rollout of the service is going on that looks after itself."""
+    going = processes.rollout_of(ws, name)
+    if going is not None and going.strategy != "replace":
+        raise Conflict(
+            f"a rollout of {name} is {going.status} (revision {going.after}, {going.phase or going.strategy})",
+            expected="one at a time",
+            fix=f"wait for it, or end it: boucle rollout abort {name}",
+        )
 
 
 class _Walk:
@@ -106,7 +109,7 @@ class _Walk:
         self.ws.store.put(self.rollout)
 
     def end(self, status: str) -> None:
-        self.rollout = replace(self.rollout, status=status, ended=time.time())
+        self.rollout = replace(self.rollout, status=status, ended=self.ws.now())
         with self.ws.store.transaction():
             self.ws.store.put(self.rollout)
             note(
@@ -122,11 +125,11 @@ class _Phase:
         self.walk, self.name = walk, name
 
     def __enter__(self) -> None:
-        self.began = time.time()
-        self.walk.note(self.name, status="running", started=self.began)
+        self.began = time.perf_counter()
+        self.walk.note(self.name, status="running", started=self.walk.ws.now())
 
     def __exit__(self, kind: object, error: object, _: object) -> None:
-        seconds = time.time() - self.began
+        seconds = time.perf_counter() - self.began
         status = "failed" if error is not None else "finished"
         self.walk.note(self.name, status=status, seconds=round(seconds, 4), **({"error": str(error)} if error else {}))
         self.walk.listen(self.name, seconds)
@@ -146,11 +149,11 @@ def _choose(ws: Workspace, ref: Ref) -> Model:
         ) from None
 
 
-def _probe(bundle: Bundle, url: str, model: Model) -> None:
-    """Ask the running service the bundle's sample; raises `Refused` when an answer differs from the golden one."""
-    answers = post(url, bundle.sample, request_id="probe")
-    if answers[0]["digest"] != model.digest:
-        raise Refused(f"{url} answered with another model's digest", expected=model.digest)
+def probe(bundle: Bundle, service: Service) -> None:
+    """Ask a revision the bundle's sample; raises `Refused` when an answer differs from the golden one."""
+    answers = post(service.url, bundle.sample, request_id="probe", revision=service.revision)
+    if answers[0]["digest"] != service.digest:
+        raise Refused(f"{service} answered with another model's digest", expected=service.digest)
     for i, (golden, now) in enumerate(zip(bundle.golden, answers, strict=True)):
         said = {k: v for k, v in now.items() if k in golden}
         for path, before, after in differences(golden, said):
@@ -160,37 +163,25 @@ def _probe(bundle: Bundle, url: str, model: Model) -> None:
 
 
 def stop(ws: Workspace, ref: Ref | str, *, reason: str = "") -> Service:
-    """Stop a service: requests that are being answered are finished, and its log is written out."""
-    service = services.resolve(ws, ref)
-    if service.status not in ("ready", "starting"):
+    """Stop a service with all its revisions, or one of them: requests that are being answered are finished, and the log is
+    written out. A rollout that is going on is aborted."""
+    parsed = ref if isinstance(ref, Ref) else Ref.parse(ref, "service")
+    service = services.resolve(ws, parsed)
+    if service.status not in (*processes.LIVE, "starting"):
         raise Invalid(f"{service} is {service.status} already", expected="a service that runs", fix="boucle services")
-    ws.target(service.target).stop(service.handle)
-    return services.change(ws, service, "stopped", reason=reason)
+    going = processes.rollout_of(ws, service.name)
+    if going is not None:
+        ws.store.put(replace(going, status="aborted", ended=ws.now()))
+        note(ws, "rollout.aborted", f"service:{service.name}@{going.after}", reason=reason or "the service was stopped")
+    if not parsed.version:
+        for other in processes.revisions(ws, service.name):
+            if other.revision != service.revision:
+                services.change(ws, other, "stopped", reason=reason, share=0.0, shadow=False)
+    return processes.retire(ws, service, reason=reason)
 
 
-def settle(ws: Workspace) -> list[Service]:
-    """Bring the records of services in line with what really runs; returns those that had died."""
-    died = []
-    for service in ws.store.find(Service, field("status").within(["ready", "starting"])):
-        runner = ws.target(service.target)
-        runs = bool(service.handle) and runner.alive(service.handle)
-        if service.status == "starting":
-            if time.time() - service.created < ABANDONED_SECONDS:
-                continue  # somebody may be deploying it right now
-            if runs:
-                runner.stop(service.handle)
-            died.append(services.change(ws, service, "failed", reason="whoever deployed it did not finish"))
-        elif not runs:
-            died.append(services.change(ws, service, "failed", reason="it does not run any more"))
-    return died
-
-
-def _port(url: str) -> int:
-    return int(url.rpartition(":")[2].partition("/")[0])
-
-
-def _check_free(host: str, port: int) -> None:
-    """Revisions of one service share a port for a moment; a port of anybody else is not to be shared."""
+def _check_port(host: str, port: int) -> None:
+    """Before anything is started or recorded."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -10,11 +10,12 @@ import fcntl
 import json
 import math
 import os
-import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from boucle.core import predictions
 from boucle.core.errors import Corrupt, Invalid, Unavailable
@@ -24,6 +25,7 @@ from boucle.core.schema import jsonable
 from boucle.core.where import field
 from boucle.ledger import services
 from boucle.measure import scores
+from boucle.measure.concept import scaled
 
 if TYPE_CHECKING:
     from boucle.workspace import Workspace
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 FILE = "labels.jsonl"
 _SPANS = (3600.0, 6 * 3600.0, 86400.0, 7 * 86400.0, 30 * 86400.0)
 _MOST_SPANS = 24
+_MOST_ERRORS = 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +76,7 @@ def label(ws: Workspace, service: Service | str, outcomes: Any) -> Labelled:
     pairs = [(_checked_id(i), _checked_label(i, v)) for i, v in _pairs(outcomes)]
     revisions = ws.store.find(Service, field("name") == found.name, order=["-revision"])
     left = {i for i, _ in pairs}
-    now, kept = time.time(), 0
+    now, kept = ws.now(), 0
     for revision in revisions:
         here = _given(Path(revision.folder, "predictions"), left)
         left -= here
@@ -105,9 +108,28 @@ def read(folder: Path) -> dict[str, Any]:
     return out
 
 
+@dataclass(frozen=True, slots=True)
+class History:
+    """The labelled predictions of a revision: how good all were together and by when they were asked, and the error of each of
+    the last ones with its time: wrong or right, or for numbers the distance as a share of three times the usual one."""
+
+    whole: Outcome
+    spans: tuple[Outcome, ...]
+    times: tuple[float, ...]
+    errors: tuple[float, ...]
+    what: str
+
+
 def outcomes(ws: Workspace, service: Service, *, since: float = 0.0) -> tuple[Outcome, tuple[Outcome, ...]] | None:
     """How good the labelled predictions of a revision were: all together, and by when they were asked (spans of an hour to a
     month, at most 24). None where nothing is labelled."""
+    found = history(ws, service, since=since)
+    return (found.whole, found.spans) if found is not None else None
+
+
+def history(ws: Workspace, service: Service, *, since: float = 0.0) -> History | None:
+    """The labelled predictions of a revision that were asked since then, however late the labels came; None where nothing is
+    labelled. Errors are of the last 20,000."""
     labels = read(Path(service.folder))
     if not labels:
         return None
@@ -122,7 +144,7 @@ def outcomes(ws: Workspace, service: Service, *, since: float = 0.0) -> tuple[Ou
             pairs.append((record["time"], labels[record["id"]], record["output"]))
     if not times:
         return None
-    task = _task(model, pairs)
+    task = task_of(model, pairs)
     positive = model.tags.get("positive") if model else None
     span = next((s for s in _SPANS if (max(times) - min(times)) / s < _MOST_SPANS), _SPANS[-1])
 
@@ -133,10 +155,26 @@ def outcomes(ws: Workspace, service: Service, *, since: float = 0.0) -> tuple[Ou
 
     whole = over(min(times), math.nextafter(max(times), math.inf))
     starts = sorted({t // span * span for t in times})
-    return whole, tuple(over(s, s + span) for s in starts)
+    moments, errors = _errors(task, sorted(pairs[-_MOST_ERRORS:], key=lambda p: p[0]))
+    what = "distance (as a share of three times the usual)" if task == "regression" else "error rate"
+    return History(whole, tuple(over(s, s + span) for s in starts), moments, errors, what)
 
 
-def _task(model: Model | None, pairs: list[tuple[float, Any, dict[str, Any]]]) -> str:
+def _errors(
+    task: str, pairs: list[tuple[float, Any, dict[str, Any]]]
+) -> tuple[tuple[float, ...], tuple[float, ...]]:  # fmt: skip
+    kind = type(next((o["prediction"] for _, _, o in pairs if o["prediction"] is not None), ""))
+    known = [(t, read_as(kind, v, task), o["prediction"]) for t, v, o in pairs]
+    usable = [(t, v, said) for t, v, said in known if v is not None and said is not None]
+    moments = tuple(t for t, _, _ in usable)
+    if task != "regression":
+        return moments, tuple(float(v != said) for _, v, said in usable)
+    gaps = np.array([abs(float(v) - float(said)) for _, v, said in usable])
+    return moments, tuple(scaled(gaps).tolist()) if len(gaps) else ()
+
+
+def task_of(model: Model | None, pairs: list[tuple[float, Any, dict[str, Any]]]) -> str:
+    """The task of a model, or what its answers look like."""
     if model and model.task in scores.TASKS:
         return model.task
     said = [output["prediction"] for _, _, output in pairs]
@@ -151,7 +189,7 @@ def _scores(task: str, pairs: list[tuple[float, Any, dict[str, Any]]], positive:
     if not said:
         return {}
     kind = type(next((v for v in said if v is not None), ""))
-    truth = [_alike(kind, value, task) for _, value, _ in pairs]
+    truth = [read_as(kind, value, task) for _, value, _ in pairs]
     usable = [i for i, (t, s) in enumerate(zip(truth, said, strict=True)) if t is not None and s is not None]
     if not usable:
         return {}
@@ -160,15 +198,16 @@ def _scores(task: str, pairs: list[tuple[float, Any, dict[str, Any]]], positive:
     if all(isinstance(s, Mapping) for s in shares):
         names = list(shares[0])  # type: ignore[arg-type]
         matrix = [[s.get(n) or 0.0 for n in names] for s in shares]  # type: ignore[union-attr]
-        classes = [_alike(kind, n, task) for n in names]
+        classes = [read_as(kind, n, task) for n in names]
     if positive is not None:
-        positive = _alike(kind, positive, task)
+        positive = read_as(kind, positive, task)
     return scores.score(
         task, [truth[i] for i in usable], [said[i] for i in usable], matrix, classes, positive=positive
     )  # fmt: skip
 
 
-def _alike(kind: type, value: Any, task: str) -> Any:
+def read_as(kind: type, value: Any, task: str) -> Any:
+    """A label as a value of the type that the model says, since one from a file is text; None for what is none."""
     try:
         if kind is bool:
             return {"true": True, "1": True, "false": False, "0": False}.get(str(value).lower())

@@ -7,19 +7,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
+from boucle.core.route import Route
+
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """What a target needs to start a service: a bundle's folder and where the prediction log goes; nothing else."""
+    """What a target needs to start a service: which revisions it has, how traffic is split, and a folder; nothing else."""
 
     service: str
-    revision: int
-    model: str  # name@version, stamped on each prediction
-    bundle: Path
-    folder: Path  # the service's own: logs, state
+    route: Route
+    folder: Path  # for what the process needs and prints; prediction logs go where the route says
     host: str = "127.0.0.1"
     port: int = 0  # 0: any free one
-    hold: bool = False  # answer at a private address only, until `expose`
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -37,11 +36,19 @@ class Target(Protocol):
     name: ClassVar[str]
 
     def start(self, placement: Placement, timeout: float = 60.0) -> Placed:
-        """Start and wait until it is ready; raises `Unavailable` with the end of its log when it does not come up."""
+        """Start and wait until it runs as its route says; raises `Unavailable` with the end of its log when it does not,
+        or when none of its revisions can be loaded."""
 
-    def expose(self, handle: Mapping[str, Any], timeout: float = 10.0) -> str:
-        """Let a service that was started with `hold` answer at its port too, beside an older revision that still does;
-        returns that address. Raises `Unavailable` when the port cannot be had; the service then goes on as it was."""
+    def route(self, handle: Mapping[str, Any], route: Route, timeout: float = 60.0) -> Mapping[int, str]:
+        """Change the route of a service that runs, without losing a request, and wait until it is in force. Returns how
+        each revision is: `ready`, or why not; `apart: ...` where it needs a process of its own. Raises `Unavailable`."""
+
+    def routed(self, handle: Mapping[str, Any]) -> str:
+        """The digest of the route in force; '' when it does not run."""
+
+    def take(self, handle: Mapping[str, Any], other: Mapping[str, Any], timeout: float = 30.0) -> str:
+        """Let the service of `handle` answer at the address of `other`, which then ends by itself; no request is lost.
+        Returns the address. Raises `Unavailable`, and then both go on as they were."""
 
     def alive(self, handle: Mapping[str, Any]) -> bool:
         """Whether that very service still runs (not another one that got its address or pid)."""

@@ -132,3 +132,57 @@ def test_report_is_one_file_that_needs_nothing_else(project, tmp_path, capsys):
         ElementTree.fromstring(drawing)
     assert "nan" not in "".join(drawings)
     assert main(["report", "grade", "--out", str(tmp_path / "none" / "x.html"), "-C", str(folder)]) == 7
+
+
+def test_report_can_be_a_picture(project, tmp_path, capsys):
+    pytest.importorskip("vl_convert")
+    path = tmp_path / "grade.png"
+    assert main(["report", "grade", "--out", str(path), "-C", str(project[0])]) == 0
+    data = path.read_bytes()
+    assert data.startswith(b"\x89PNG")
+    width, height = (int.from_bytes(data[at : at + 4], "big") for at in (16, 20))
+    assert width == 1680
+    assert height > 600
+    assert main(["report", "grade", "--out", str(tmp_path / "grade.doc"), "-C", str(project[0])]) == 2
+    assert ".html or .png" in capsys.readouterr().err
+
+
+def test_a_picture_without_its_library_says_what_to_install(project, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "vl_convert", None)
+    path = tmp_path / "grade.png"
+    assert main(["report", "grade", "--out", str(path), "-C", str(project[0])]) == 8
+    assert "boucle[plot]" in capsys.readouterr().err
+    assert not path.exists()
+
+
+def test_follow_on_a_terminal_is_a_live_table(project, monkeypatch):
+    import io
+
+    from rich.console import Console
+
+    from boucle.faces.cli import out
+    from boucle.ops.watch import watch
+
+    screen = io.StringIO()
+    monkeypatch.setattr(out, "console", lambda: Console(file=screen, force_terminal=True, width=160, height=60))
+    looks: list[int] = []
+
+    def pause(seconds: float) -> None:
+        if len(looks) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(module.time, "sleep", pause)
+    with boucle.open(project[0]) as ws, pytest.raises(KeyboardInterrupt):
+        module._live(lambda: looks.append(1) or watch(ws, "grade"), 2.0)
+    said = screen.getvalue()
+    assert said.count("anomalies") == 2
+    assert "(prediction)" in said
+
+
+def test_the_page_marks_an_estimate_as_one():
+    from boucle.faces.cli.watch_page import _estimate, estimated
+    from boucle.measure.estimate import NOTE, Estimate
+
+    found = Estimate(f"{NOTE}: calibrated", 500, True, {"accuracy": (0.8, 0.75, 0.85)}, {"accuracy": 0.82})
+    assert "An estimate, not a measurement" in _estimate(found)
+    assert estimated(found) == f"accuracy 0.800 (0.750 to 0.850); {NOTE}: calibrated, over the last 500 rows"

@@ -13,9 +13,10 @@ import pyarrow as pa
 import pytest
 
 from boucle.core import predictions
+from boucle.core.route import Arm, Route
 from boucle.core.schema import Column, Schema
-from boucle.ops.serve.app import App, Stamp
-from boucle.ops.serve.predictions import PredictionLog
+from boucle.ops.serve.app import App
+from boucle.ops.serve.arms import Here
 
 INPUT = Schema(
     (
@@ -85,6 +86,11 @@ class Serving:
     folder: Path
     row: dict[str, Any] = field(default_factory=lambda: dict(ROW))
 
+    def open(self, optional: bool = False) -> None:
+        arm = Arm(2, "churn@3", "", str(self.folder), str(self.folder / "failures"), 1.0)
+        here = Here("churn-eu", arm, self.bundle, self.predictor, log_optional=optional)  # type: ignore[arg-type]
+        self.app.turn(Route((arm,)), {2: here})
+
     def ask(self, method: str, path: str, **request: Any) -> httpx.Response:
         return self.ask_all((method, path, request))[0]
 
@@ -114,11 +120,12 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., Serving]]:
         **options: Any,
     ) -> Serving:
         folder = tmp_path / f"log{len(started)}"
-        app = App(Stamp("churn-eu", 2, "churn@3"), PredictionLog(folder, optional=optional), **options)
+        folder.parent.mkdir(exist_ok=True)
+        app = App("churn-eu", log_optional=optional, **options)
         started.append(app)
         serving = Serving(app, FakePredictor(function), bundle or FakeBundle(), folder)
         if ready:
-            app.open(serving.bundle, serving.predictor)  # type: ignore[arg-type]
+            serving.open(optional)
         return serving
 
     yield make
@@ -130,9 +137,9 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., Serving]]:
 def churn_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     """One service for many examples."""
     folder = tmp_path_factory.mktemp("log")
-    app = App(Stamp("churn-eu", 2, "churn@3"), PredictionLog(folder), max_body=100_000)
+    app = App("churn-eu", max_body=100_000)
     serving = Serving(app, FakePredictor(), FakeBundle(), folder)
-    app.open(serving.bundle, serving.predictor)  # type: ignore[arg-type]
+    serving.open()
     yield serving
     app.close()
 

@@ -291,7 +291,7 @@ def test_starting_and_stopping(serve):
         response = service.ask(method, path, **({"json": service.row} if method == "POST" else {}))
         assert response.status_code == 503, path
         assert "starting" in response.json()["error"]["what"]
-    service.app.open(service.bundle, service.predictor)
+    service.open()
     assert service.ask("GET", "/health/ready").json() == {"status": "ready"}
     service.app.stopping = True
     assert service.ask("GET", "/health/ready").status_code == 503

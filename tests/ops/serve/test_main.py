@@ -19,6 +19,7 @@ import pytest
 
 from boucle.core import predictions
 from boucle.core.bundle import pack
+from boucle.core.route import Arm, Route
 from boucle.core.schema import Column, Schema
 from boucle.testing.target import double
 
@@ -166,7 +167,19 @@ def test_needs_no_workspace():
     assert said.strip() == "[] False"
 
 
-def test_a_held_service_that_nobody_exposes_ends_by_itself(bundle, tmp_path):
-    command = [sys.executable, "-m", "boucle.ops.serve", str(bundle), "--service", "twice"]
-    command += ["--log", str(tmp_path / "log"), "--port", "0", "--hold", "--patience", "0.2"]
-    assert subprocess.run(command, timeout=60, check=False, capture_output=True).returncode == 0
+def test_one_without_a_share_ends_by_itself(bundle, tmp_path):
+    route = Route((Arm(1, "double@1", str(bundle), str(tmp_path / "log")),))
+    (tmp_path / "route.json").write_text(json.dumps({"route": route.to_json()}))
+    command = [sys.executable, "-m", "boucle.ops.serve", "--route", str(tmp_path / "route.json"), "--service", "twice"]
+    ended = subprocess.run(
+        [*command, "--port", "0", "--patience", "0.2"], timeout=60, check=False, capture_output=True, text=True
+    )
+    assert ended.returncode == 0
+    assert "nothing to serve" in ended.stderr
+
+
+def test_a_bundle_or_a_route_is_asked_for(tmp_path):
+    command = [sys.executable, "-m", "boucle.ops.serve", "--service", "twice", "--port", "0"]
+    ended = subprocess.run(command, timeout=60, check=False, capture_output=True, text=True)
+    assert ended.returncode == 2
+    assert "BUNDLE and --log DIR, or --route FILE" in ended.stderr

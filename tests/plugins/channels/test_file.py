@@ -7,14 +7,16 @@ import pytest
 
 from boucle.core.errors import Unavailable
 from boucle.plugins.channels.file import FileChannel
-from boucle.ports.channel import Channel, Message
+from boucle.ports.channel import Message
 from boucle.testing.channel import ChannelContract
 
 
 class TestFileChannel(ChannelContract):
-    def make(self, tmp_path: Path) -> Channel:
+    plugin = FileChannel
+
+    def options(self, tmp_path: Path) -> dict[str, Any]:
         self.path = tmp_path / "alerts.jsonl"
-        return FileChannel(self.path)
+        return {"path": "alerts.jsonl"}
 
     def received(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.path.read_bytes().splitlines()] if self.path.exists() else []

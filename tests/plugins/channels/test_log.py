@@ -6,18 +6,20 @@ from typing import Any
 import pytest
 
 from boucle.plugins.channels.log import LogChannel
-from boucle.ports.channel import Channel, Message
+from boucle.ports.channel import Message
 from boucle.testing.channel import ChannelContract
 
 
 class TestLogChannel(ChannelContract):
+    plugin = LogChannel
+
     @pytest.fixture(autouse=True)
     def _listen(self, caplog: pytest.LogCaptureFixture) -> None:
         caplog.set_level(logging.INFO, "boucle.alerts")
         self.caplog = caplog
 
-    def make(self, tmp_path: Path) -> Channel:
-        return LogChannel()
+    def options(self, tmp_path: Path) -> dict[str, Any]:
+        return {}
 
     def received(self) -> list[dict[str, Any]]:
         return [dataclasses.asdict(record.boucle_message) for record in self.caplog.records]  # type: ignore[attr-defined]

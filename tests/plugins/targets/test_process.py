@@ -47,15 +47,15 @@ class TestProcessTarget(TargetContract):
         with pytest.raises(
             Unavailable, match=f"(?s)ended with code 7.*cannot listen on 127.0.0.1 port {port}"
         ) as failure:
-            target.start(dataclasses.replace(placement, revision=3, port=port))
+            target.start(dataclasses.replace(placement, port=port))
         assert "--port 0" in failure.value.fix
 
     def test_one_that_hangs_is_ended(self, target, placement):
-        stuck = placement.bundle.parent / "stuck"
+        stuck = placement.folder.parent / "stuck"
         (stuck / "boucle" / "ops" / "serve").mkdir(parents=True)
         for folder in ("boucle", "boucle/ops", "boucle/ops/serve"):
             (stuck / folder / "__init__.py").touch()
-        pid = placement.bundle.parent / "pid"
+        pid = placement.folder.parent / "pid"
         (stuck / "boucle/ops/serve/__main__.py").write_text(
             "import os, time, pathlib\n"
             f"pathlib.Path({str(pid)!r}).write_text(str(os.getpid()))\n"

@@ -105,6 +105,7 @@ def _journey(args: argparse.Namespace, name: str, folder: Path, clock: _Clock) -
     from boucle.ledger import models as ledger
     from boucle.ops import deploy as ops
     from boucle.ops.ask import predict
+    from boucle.ops.host import settle
 
     with clock.part("ingest") as said:
         source = Path(args.data).resolve() if args.data else _built_in(folder.parent)
@@ -148,7 +149,7 @@ def _journey(args: argparse.Namespace, name: str, folder: Path, clock: _Clock) -
             except Refused as error:
                 said.append(error.what)
     with clock.part("deploy") as said:
-        ops.settle(ws)
+        settle(ws)
         running = services.current(ws, name)
         chosen = ledger.resolve(ws, f"{name}@production")
         if running is not None and running.digest == chosen.digest:

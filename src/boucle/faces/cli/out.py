@@ -13,6 +13,7 @@ from boucle.core.schema import jsonable
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
     from boucle.ledger.lineage import Node
 
@@ -47,18 +48,23 @@ def table(rows: Sequence[Mapping[str, Any]], empty: str = "nothing here yet") ->
     if not rows:
         line(empty, "dim")
         return
+    console().print(grid(rows))
+
+
+def grid(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """The same, to be printed later."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
+    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
     names = list(dict.fromkeys(k for r in rows for k in r))
     for name in names:
         numeric = all(isinstance(r.get(name), int | float | None) for r in rows)
-        grid.add_column(Text(name), justify="right" if numeric else "left", overflow="fold")
+        made.add_column(Text(name), justify="right" if numeric else "left", overflow="fold")
     for row in rows:
-        grid.add_row(*(Text(cell(row.get(n)), style=_STYLES.get(str(row.get(n)), "")) for n in names))
-    console().print(grid)
+        made.add_row(*(Text(cell(row.get(n)), style=_STYLES.get(str(row.get(n)), "")) for n in names))
+    return made
 
 
 _STYLES = {
@@ -92,6 +98,11 @@ def many(number: int, thing: str) -> str:
 
 def facts(pairs: Mapping[str, Any]) -> None:
     """Names and values below each other."""
+    console().print(facts_grid(pairs))
+
+
+def facts_grid(pairs: Mapping[str, Any]) -> Table:
+    """The same, to be printed later."""
     from rich.table import Table
     from rich.text import Text
 
@@ -101,7 +112,7 @@ def facts(pairs: Mapping[str, Any]) -> None:
     for name, value in pairs.items():
         if value not in ("", None, {}, [], ()):
             grid.add_row(name, Text(cell(value), style=_STYLES.get(str(value), "")))
-    console().print(grid)
+    return grid
 
 
 def when(seconds: float) -> str:

@@ -113,7 +113,7 @@ def fsck(args: argparse.Namespace) -> int:
     from boucle.core.errors import Corrupt
     from boucle.ledger import runs
     from boucle.ledger.soundness import check
-    from boucle.ops.deploy import settle
+    from boucle.ops.host import settle
 
     ws = boucle.workspace.open(args.project)
     lost, died = runs.recover(ws), settle(ws)

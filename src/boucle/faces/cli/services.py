@@ -74,7 +74,7 @@ def deploy(args: argparse.Namespace) -> int:
 def services(args: argparse.Namespace) -> int:
     """What runs, after a look at whether it really does."""
     from boucle.core.records import Service
-    from boucle.ops.deploy import settle
+    from boucle.ops.host import settle
 
     ws = opened(args)
     settle(ws)

@@ -8,6 +8,7 @@ import io
 import json
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,11 @@ def add_watch(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("service", help="name, or name@revision")
     parser.add_argument("--since", help="only what was asked since then: a time, yesterday, '3 hours ago'")
     parser.add_argument("--window", type=int, metavar="ROWS", help="only the last so many rows")
-    parser.add_argument("--follow", action="store_true", help="look again and again, a line each")
+    parser.add_argument(
+        "--follow",
+        action="store_true",
+        help="look again and again: a live table, or a line each where that is no terminal",
+    )
     parser.add_argument("--every", type=float, default=10.0, metavar="SECONDS", help="between looks (default 10)")
     parser.set_defaults(call=watch)
 
@@ -32,7 +37,7 @@ def add_label(parser: argparse.ArgumentParser) -> None:
 
 def add_report(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("service", help="name, or name@revision")
-    parser.add_argument("--out", required=True, metavar="FILE", help="the HTML file to write")
+    parser.add_argument("--out", required=True, metavar="FILE", help="the file to write, .html or .png")
     parser.add_argument("--since", help="only what was asked since then")
     parser.add_argument("--window", type=int, metavar="ROWS", help="only the last so many rows")
     parser.set_defaults(call=report)
@@ -43,32 +48,79 @@ def watch(args: argparse.Namespace) -> int:
     from boucle.ops.watch import watch as look
 
     ws = opened(args)
+
+    def seen() -> Any:
+        return look(ws, args.service, since=args.since, window=args.window)
+
+    if not args.follow:
+        _show(seen(), args.json)
+        return 0
+    if sys.stdout.isatty() and not args.json:
+        _live(seen, args.every)
     while True:
-        seen = look(ws, args.service, since=args.since, window=args.window)
-        if not args.follow:
-            _show(seen, args.json)
-            return 0
+        found = seen()
         if args.json:
-            sys.stdout.write(json.dumps(seen.to_json(), ensure_ascii=False) + "\n")
+            sys.stdout.write(json.dumps(found.to_json(), ensure_ascii=False) + "\n")
         else:
-            said = f"{out.when(time.time())}  {seen.service}  {seen.rows:,} rows  {seen.status}  {seen.sentence}"
-            out.line(said, {"pass": "green", "warn": "yellow"}.get(seen.status, "red"))
+            said = f"{out.when(ws.now())}  {found.service}  {found.rows:,} rows  {found.status}  {_said(found)}"
+            out.line(said, {"pass": "green", "warn": "yellow"}.get(found.status, "red"))
         sys.stdout.flush()
         time.sleep(args.every)
+
+
+def _live(seen: Callable[[], Any], every: float) -> None:
+    """The table of one look, drawn over by the next, for ever."""
+    from rich.console import Group
+    from rich.live import Live
+
+    from boucle.faces.cli.watch_page import scored
+
+    def drawn() -> Group:
+        found = seen()
+        parts: list[Any] = [out.facts_grid(_facts(found))]
+        if found.drift is not None:
+            parts.append(out.grid([_row(c) for c in found.drift.columns]))
+        if found.outcome is not None:
+            parts.append(out.grid([scored(found.outcome)]))
+        return Group(*parts)
+
+    with Live(drawn(), console=out.console(), auto_refresh=False, screen=True) as live:
+        while True:
+            time.sleep(every)
+            live.update(drawn(), refresh=True)
+
+
+def _said(seen: Any) -> str:
+    """The drift in a sentence, and what else is not as it should be."""
+    others = [f.sentence for f in (seen.concept, seen.anomaly) if f is not None and f.status != "pass"]
+    return "; ".join([seen.sentence, *others])
+
+
+def _facts(seen: Any) -> dict[str, Any]:
+    from boucle.faces.cli.watch_page import estimated
+
+    facts = {
+        "service": f"{seen.service} ({seen.model})", "reference": seen.reference, "rows": seen.rows,
+        "asked": f"{out.when(seen.first)} to {out.when(seen.last)}" if seen.rows else "",
+        "latency": ", ".join(f"{k} {out.took(v)}" for k, v in seen.latency.items()), "drift": seen.status,
+        "which says": seen.sentence,
+    }  # fmt: skip
+    if seen.concept is not None:
+        began = f" (since {out.when(seen.concept.since)})" if seen.concept.since else ""
+        facts["errors"] = f"{seen.concept.status}: {seen.concept.sentence}{began}"
+    if seen.estimate is not None and seen.rows:
+        facts["estimate"] = estimated(seen.estimate)
+    if seen.anomaly is not None and seen.rows:
+        facts["anomalies"] = f"{seen.anomaly.status}: {seen.anomaly.sentence}"
+        facts["odd inputs"] = "; ".join(f"{o.id} {', '.join(o.why[:2])}" for o in seen.anomaly.odd[:3])
+    return facts
 
 
 def _show(seen: Any, as_json: bool) -> None:
     if as_json:
         out.as_json(seen.to_json())
         return
-    out.facts(
-        {
-            "service": f"{seen.service} ({seen.model})", "reference": seen.reference, "rows": seen.rows,
-            "asked": f"{out.when(seen.first)} to {out.when(seen.last)}" if seen.rows else "",
-            "latency": ", ".join(f"{k} {out.took(v)}" for k, v in seen.latency.items()), "drift": seen.status,
-            "which says": seen.sentence,
-        }
-    )  # fmt: skip
+    out.facts(_facts(seen))
     if seen.drift is not None:
         out.line()
         out.table([_row(c) for c in seen.drift.columns])
@@ -128,14 +180,19 @@ def _read(path: Path) -> list[tuple[Any, Any]]:
 
 def report(args: argparse.Namespace) -> int:
     """A page for people who were not there."""
-    from boucle.core.errors import Unavailable
+    from boucle.core.errors import Invalid, Unavailable
     from boucle.faces.cli.watch_page import page
+    from boucle.faces.cli.watch_picture import drawing, rasterised
     from boucle.ops.watch import watch as look
 
-    seen = look(opened(args), args.service, since=args.since, window=args.window)
     path = Path(args.out)
+    picture = path.suffix.lower() == ".png"
+    if not picture and path.suffix.lower() not in (".html", ".htm"):
+        raise Invalid(f"{path} ends on {path.suffix or 'nothing'}", expected="a file on .html or .png")
+    seen = look(opened(args), args.service, since=args.since, window=args.window)
+    data = rasterised(drawing(seen)) if picture else page(seen).encode()
     try:
-        path.write_text(page(seen), encoding="utf-8")
+        path.write_bytes(data)
     except OSError as error:
         raise Unavailable(
             f"cannot write {path}: {error.strerror}", expected="a file in a folder that exists"

@@ -12,7 +12,10 @@ from numpy.typing import NDArray
 from boucle.faces.cli import out
 
 if TYPE_CHECKING:
+    from boucle.measure.anomaly import Anomalies
+    from boucle.measure.concept import Concept
     from boucle.measure.drift import ColumnDrift
+    from boucle.measure.estimate import Estimate
     from boucle.measure.sketch import ColumnReference, Sketch
     from boucle.ops.watch import Watched
 
@@ -70,6 +73,12 @@ def page(seen: Watched) -> str:
             '<div class="cards">' + "".join(_card(seen, c) for c in order) + "</div>",
             "<h2>Scores</h2>" + _table([_scores(c) for c in order]),
         ]
+    if seen.estimate is not None and seen.rows:
+        parts.append("<h2>Likely quality</h2>" + _estimate(seen.estimate))
+    if seen.concept is not None:
+        parts.append("<h2>Errors of labelled predictions</h2>" + _concept(seen.concept))
+    if seen.anomaly is not None and seen.rows:
+        parts.append("<h2>Anomalies</h2>" + _anomalies(seen.anomaly))
     if seen.outcome is not None:
         rows = [scored(o) for o in (*seen.outcomes, seen.outcome)]
         parts.append("<h2>Outcomes</h2><p class='soft'>The last line is over all of it.</p>" + _table(rows))
@@ -84,11 +93,16 @@ def _pill(status: str) -> str:
     return f'<span class="pill {status}">{status}</span>'
 
 
+def card_drawing(seen: Watched, column: ColumnDrift) -> str:
+    """The drawing of a column as SVG; empty where there is none."""
+    if seen.against is None or seen.sketches is None or column.kind in ("other", "vector"):
+        return ""
+    reference, sketch = seen.against.columns[column.name], seen.sketches.columns[column.name]
+    return _curves(reference, sketch) if reference.edges.size else _bars(reference, sketch)
+
+
 def _card(seen: Watched, column: ColumnDrift) -> str:
-    drawn = ""
-    if seen.against is not None and seen.sketches is not None and column.kind != "other":
-        reference, sketch = seen.against.columns[column.name], seen.sketches.columns[column.name]
-        drawn = _curves(reference, sketch) if reference.edges.size else _bars(reference, sketch)
+    drawn = card_drawing(seen, column)
     name = f"<h3><span>{escape(column.name)}</span>{_pill(column.status)}</h3>"
     return f'<section class="card">{name}<p class="soft">{escape(column.sentence)}</p>{drawn}</section>'
 
@@ -167,7 +181,7 @@ def _scores(column: ColumnDrift) -> dict[str, Any]:
     return {
         "column": column.name, "verdict": column.status, "rows": column.rows, "missing": f"{s.missing:.1%}",
         "new": s.new, "outside": s.outside, "PSI": s.psi, "JS": s.js, "KS": s.ks, "Wasserstein": s.wasserstein,
-        "chi-square p": s.chi_square_p, "log10 e": column.log10_e,
+        "AUC": s.domain, "chi-square p": s.chi_square_p, "log10 e": column.log10_e,
     }  # fmt: skip
 
 
@@ -178,6 +192,41 @@ def _table(rows: Sequence[dict[str, Any]]) -> str:
         "<tr>" + "".join(f"<td>{escape(out.cell(r.get(n)))}</td>" for n in names) + "</tr>" for r in rows
     )  # fmt: skip
     return f'<div class="scroll"><table><tr>{head}</tr>{body}</table></div>'
+
+
+def _estimate(found: Estimate) -> str:
+    said = f'<p class="soft">{escape(found.sentence[:1].upper() + found.sentence[1:])}.</p>'
+    rows = [
+        {"score": n, "estimate": v, "from": low, "to": high, "measured on kept rows": found.measured.get(n)}
+        for n, (v, low, high) in found.scores.items()
+    ]
+    over = f"<p>An estimate, not a measurement, over the last {found.rows:,} rows.</p>" if rows else ""
+    return said + (over + _table(rows) if rows else "")
+
+
+def _concept(found: Concept) -> str:
+    began = f", since {out.when(found.since)}" if found.since else ""
+    return f"<p>{_pill(found.status)} {escape(found.sentence)}{began} ({found.labelled:,} labels).</p>"
+
+
+def _anomalies(found: Anomalies) -> str:
+    said = f"<p>{_pill(found.status)} {escape(found.sentence)}.</p>"
+    spans = [
+        {"kind": a.kind, "from": out.when(a.start), "to": out.when(a.end), "what": a.sentence} for a in found.found[:20]
+    ]
+    rows = [
+        {"odd input": o.id, "asked": out.when(o.time), "surprise": o.surprise, "why": "; ".join(o.why)}
+        for o in found.odd
+    ]
+    return said + "".join(_table(r) for r in (spans, rows) if r)
+
+
+def estimated(found: Estimate) -> str:
+    """The estimated scores in a line, with what they are."""
+    if not found.scores:
+        return found.sentence
+    scores = ", ".join(f"{n} {v:.3f} ({low:.3f} to {high:.3f})" for n, (v, low, high) in found.scores.items())
+    return f"{scores}; {found.sentence}, over the last {found.rows:,} rows"
 
 
 def scored(outcome: Any) -> dict[str, Any]:

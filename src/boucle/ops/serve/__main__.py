@@ -1,9 +1,15 @@
-"""A service as a process of its own: `python -m boucle.ops.serve BUNDLE --service churn --revision 2 --log DIR`."""
+"""A service as a process of its own.
+
+`python -m boucle.ops.serve BUNDLE --service churn --revision 2 --log DIR` serves one bundle. With `--route FILE` instead of a
+bundle it serves what that file says (`core.route`, as JSON), and goes on to do so when the file changes: it is the only
+way in which a running service is told anything.
+"""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import gc
 import json
 import logging
@@ -11,18 +17,22 @@ import os
 import signal
 import socket
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 
-from boucle.core.bundle import Bundle, open_bundle, replay
-from boucle.core.errors import BoucleError, Corrupt, Unavailable
+from boucle.core.errors import BoucleError, Invalid, Unavailable
 from boucle.core.refs import check_name
-from boucle.ops.serve.app import MAX_BODY, App, Stamp
-from boucle.ops.serve.predictions import PredictionLog
-from boucle.ports.framework import Predictor
+from boucle.core.route import Arm, Route
+from boucle.ops.serve.app import MAX_BODY, App
+from boucle.ops.serve.arms import Here, Loaded
 
-HOLD_SECONDS = 120.0
+PATIENCE_SECONDS = 120.0
+LOOK_SECONDS = 0.05
+HAND_OVER_SECONDS = 10.0
+LEAVE_SECONDS = 2.0
 KEEP_ALIVE_SECONDS = 75  # longer than the 60 of common proxies, so that they hang up first
 
 _log = logging.getLogger("boucle.serve")
@@ -31,22 +41,27 @@ _log = logging.getLogger("boucle.serve")
 def main(argv: list[str] | None = None) -> int:
     """Serve until SIGTERM or SIGINT; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m boucle.ops.serve", description="Serve one model bundle over HTTP.")
-    parser.add_argument("bundle", type=Path, help="folder of the bundle")
+    parser.add_argument("bundle", type=Path, nargs="?", help="folder of the bundle")
+    parser.add_argument("--route", type=Path, metavar="FILE", help="serve what this file says, and follow its changes")
     parser.add_argument("--service", required=True, help="name of the service, stamped on each prediction")
     parser.add_argument("--revision", type=int, default=1, help="its revision (default 1)")
     parser.add_argument("--model", default="", help="name and version of the model (default: the bundle's name)")
-    parser.add_argument("--log", type=Path, required=True, help="folder of the prediction log")
+    parser.add_argument("--log", type=Path, help="folder of the prediction log")
     parser.add_argument("--log-optional", action="store_true", help="answer even when a prediction cannot be logged")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
     parser.add_argument("--port", type=int, default=8080, help="port to listen on, 0 for any free one (default 8080)")
     parser.add_argument(
-        "--hold", action="store_true", help="listen on a free port only; on --port too when SIGUSR1 comes"
-    )
-    parser.add_argument(
         "--patience",
         type=float,
-        default=HOLD_SECONDS,
-        help=f"with --hold: end after so long (default {HOLD_SECONDS:g} s)",
+        default=PATIENCE_SECONDS,
+        help=f"with --route: end when it gives no revision a share for so long (default {PATIENCE_SECONDS:g} s)",
+    )
+    parser.add_argument(
+        "--starter",
+        type=int,
+        default=0,
+        metavar="PID",
+        help="with --route: until there is a share, end with this parent",
     )
     parser.add_argument("--max-body", type=int, default=MAX_BODY, help=f"largest body in bytes (default {MAX_BODY})")
     parser.add_argument(
@@ -66,65 +81,171 @@ def main(argv: list[str] | None = None) -> int:
 
 
 async def _serve(arguments: argparse.Namespace) -> None:
-    listener = _listen(arguments.host, 0 if arguments.hold else arguments.port)
-    log = PredictionLog(arguments.log, optional=arguments.log_optional)
-    app = App(Stamp(arguments.service, arguments.revision, arguments.model), log, max_body=arguments.max_body)
-    loop = asyncio.get_running_loop()
-    servers: list[uvicorn.Server] = []
-    serving: list[asyncio.Task[None]] = []
-    facts: dict[str, object] = {}
+    service = _Service(arguments)
+    listener = _listen(arguments.host, arguments.port)
+    await service.listen(listener)
+    try:
+        if arguments.route:
+            await service.follow_file()
+        else:
+            await service.serve_one()
+    finally:
+        await service.end()
 
-    def stop() -> None:
-        app.stopping = True
-        for server in servers:
+
+class _Service:
+    """The process: its application, the sockets it answers on, and the file it follows."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self.arguments = arguments
+        self.app = App(arguments.service, max_body=arguments.max_body, log_optional=arguments.log_optional)
+        self.facts: dict[str, object] = {"pid": os.getpid()}
+        self._servers: list[uvicorn.Server] = []
+        self._serving: list[asyncio.Task[None]] = []
+        self._stopped = asyncio.Event()
+
+    def stop(self) -> None:
+        self.app.stopping = True
+        self._stopped.set()
+        for server in self._servers:
             server.should_exit = True
 
-    async def listen(on: socket.socket) -> None:
-        server = uvicorn.Server(_config(app, arguments.grace))
-        servers.append(server)
-        serving.append(asyncio.create_task(server.serve(sockets=[on])))
-        while not server.started and not serving[-1].done():
+    async def listen(self, on: socket.socket) -> None:
+        """Answer on a socket; the last one is the service's address."""
+        server = uvicorn.Server(_config(self.app, self.arguments.grace))
+        self._servers.append(server)
+        self._serving.append(asyncio.create_task(server.serve(sockets=[on])))
+        while not server.started and not self._serving[-1].done():
             await asyncio.sleep(0.001)
         # Only now: the server sets handlers of its own when it starts, which would end the process by the signal.
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stop)
+            asyncio.get_running_loop().add_signal_handler(number, self.stop)
+        self._listener = on
+        self.facts["url"] = _url(on)
 
-    async def expose() -> None:
-        try:
-            public = _listen(arguments.host, arguments.port, beside=True)
-        except BoucleError as error:
-            facts["refused"] = error.what
-        else:
-            await listen(public)
-            facts["public"] = _url(public)
-        if arguments.ready_file:
-            _write_whole(arguments.ready_file, facts)
+    async def serve_one(self) -> None:
+        """The bundle of the command line."""
+        given = self.arguments
+        if given.bundle is None or given.log is None:
+            raise Invalid("there is nothing to serve", expected="BUNDLE and --log DIR, or --route FILE")
+        arm = Arm(given.revision, given.model, str(given.bundle), str(given.log), str(given.log / "failures"), 1.0)
+        bundle, predictor = await asyncio.to_thread(Loaded().load, arm)
+        here = Here(given.service, arm, bundle, predictor, log_optional=given.log_optional)
+        self.app.turn(Route((arm,)), {arm.revision: here})
+        self._say({str(arm.revision): "ready"}, "")
+        _log.info("%s serves %s on %s", f"{given.service}@{given.revision}", self.app.model, self.facts["url"])
+        await self._stopped.wait()
 
-    await listen(listener)
-    try:
-        bundle, predictor = await asyncio.to_thread(_load, arguments.bundle)
-        app.open(bundle, predictor)
-        # What is loaded stays; the collector need not look at it again and again.
-        gc.collect()
-        gc.freeze()
-        url = _url(listener)
-        if arguments.ready_file and not app.stopping:
-            facts.update(url=url, pid=os.getpid(), digest=bundle.digest)
-            _write_whole(arguments.ready_file, facts)
-        if arguments.hold:
-            exposing: list[asyncio.Task[None]] = []  # the loop itself holds tasks only weakly
-            loop.add_signal_handler(signal.SIGUSR1, lambda: exposing.append(asyncio.create_task(expose())))
-            # Whoever started it may have died meanwhile, and nobody else would ever end it.
-            loop.call_later(arguments.patience, lambda: None if len(servers) > 1 else stop())
-        _log.info("%s serves %s on %s", f"{arguments.service}@{arguments.revision}", app.model, url)
-        await serving[0]
-    finally:
-        stop()
-        await asyncio.gather(*serving)
-        app.close()
-        if arguments.ready_file:
-            arguments.ready_file.unlink(missing_ok=True)
+    async def follow_file(self) -> None:
+        """Look at the file again and again; a change is put in force as a whole, and then said in the ready file."""
+        path, seen, idle_since = self.arguments.route, None, time.monotonic()
+        while not self._stopped.is_set():
+            stamp = _stamp(path)
+            if stamp != seen:
+                seen = stamp
+                told = _read_told(path)
+                route = Route.from_json(told["route"])
+                states = await self.app.follow(route)
+                _settle_memory()
+                if told.get("take"):
+                    await self._take(told["take"])
+                self._say(states, route.digest)
+                _log.info("route %s: %s", route.digest[:8], states)
+                if told.get("give"):
+                    await self._give(told["give"])
+            if self.app.ready:
+                idle_since = time.monotonic()
+            elif time.monotonic() - idle_since > self.arguments.patience:
+                _log.info("nothing to serve for %g seconds", self.arguments.patience)
+                self.stop()
+            elif self.arguments.starter not in (0, os.getppid()):
+                _log.info("whoever started this died before giving it anything to do")
+                self.stop()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopped.wait(), LOOK_SECONDS)
+
+    async def _give(self, path: str) -> None:
+        """Hand the listening socket to the process that waits for it, then leave: no connection is refused or cut."""
+        with socket.socket(socket.AF_UNIX) as channel:
+            channel.settimeout(HAND_OVER_SECONDS)
+            try:
+                await asyncio.to_thread(channel.connect, path)
+                await asyncio.to_thread(socket.send_fds, channel, [b"listener"], [self._listener.fileno()])
+                heard = await asyncio.to_thread(channel.recv, 16)
+            except OSError as error:
+                _log.error("the address could not be handed over: %s", error)
+                return
+        if heard != b"taken":
+            _log.error("whoever asked for the address did not take it")
+            return
+        self.app.leaving = True
+        for server in self._servers:
+            for accepting in server.servers:
+                accepting.close()
+        # Connections that are open already have their say; what they answer asks the client to connect anew.
+        await asyncio.sleep(LEAVE_SECONDS)
+        self.stop()
+
+    async def _take(self, path: str) -> None:
+        """Wait for the listening socket of another process and answer on it."""
+        with socket.socket(socket.AF_UNIX) as waiting:
+            waiting.settimeout(HAND_OVER_SECONDS)
+            waiting.bind(path)
+            waiting.listen(1)
+            try:
+                channel, _ = await asyncio.to_thread(waiting.accept)
+                with channel:
+                    channel.settimeout(HAND_OVER_SECONDS)
+                    _, found, _, _ = await asyncio.to_thread(socket.recv_fds, channel, 16, 1)
+                    if not found:
+                        raise OSError("no socket came")
+                    await self.listen(socket.socket(fileno=found[0]))
+                    await asyncio.to_thread(channel.sendall, b"taken")
+            except OSError as error:
+                _log.error("the address could not be taken over: %s", error)
+                self.facts["refused"] = str(error)
+            finally:
+                Path(path).unlink(missing_ok=True)
+
+    def _say(self, states: dict[str, str], digest: str) -> None:
+        self.facts.update(arms=states, route=digest)
+        if self.arguments.ready_file and not self.app.stopping:
+            _write_whole(self.arguments.ready_file, self.facts)
+
+    async def end(self) -> None:
+        self.stop()
+        await asyncio.gather(*self._serving)
+        self.app.close()
+        if self.arguments.ready_file and (_read_ready(self.arguments.ready_file) or {}).get("pid") == os.getpid():
+            self.arguments.ready_file.unlink(missing_ok=True)
         _log.info("stopped")
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_mtime_ns, found.st_ino
+
+
+def _read_told(path: Path) -> dict[str, Any]:
+    try:
+        told: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise Invalid(f"{path} cannot be read: {error}", expected="a route as JSON") from error
+    return told
+
+
+def _read_ready(path: Path) -> dict[str, Any] | None:
+    try:
+        facts: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+    return facts
+
+
+def _settle_memory() -> None:
+    """What is loaded stays; the collector need not look at it again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 def _config(app: App, grace: int) -> uvicorn.Config:
@@ -144,29 +265,13 @@ def _config(app: App, grace: int) -> uvicorn.Config:
     )
 
 
-def _load(folder: Path) -> tuple[Bundle, Predictor]:
-    bundle = open_bundle(folder)
-    predictor = bundle.load()
-    changed = replay(bundle, predictor)  # also warms up: the first call is slow, and nobody should wait for it
-    if changed:
-        raise Corrupt(
-            f"the model does not answer as it did when it was packed: {changed[0]}",
-            expected="its golden outputs",
-            fix="install the versions that requirements.txt of the bundle names",
-        )
-    return bundle, predictor
-
-
-def _listen(host: str, port: int, *, beside: bool = False) -> socket.socket:
-    """A bound socket; with `beside`, another one that was bound so may have the port at the same time."""
+def _listen(host: str, port: int) -> socket.socket:
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, kind, protocol)
     except OSError as error:
         raise Unavailable(f"{host!r} is not an address to listen on: {error.strerror}") from error
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    if beside:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     try:
         listener.bind(address)
     except OSError as error:

@@ -5,32 +5,46 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import random
 import re
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
-from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, MutableMapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
 
+from boucle.core.bundle import open_bundle
 from boucle.core.errors import BoucleError, Invalid, NotFound, Unavailable
 from boucle.core.refs import new_id
-from boucle.ops.serve import errors, openapi, page
+from boucle.core.route import Arm, Route, choose, main, point
+from boucle.ops.serve import errors
+from boucle.ops.serve.arms import (
+    JSON_HEADERS,
+    NO_SNIFF,
+    Apart,
+    Headers,
+    Here,
+    Loaded,
+    Misfit,
+    Pages,
+    Running,
+    pages,
+)
 from boucle.ops.serve.errors import Malformed, TooLarge, WrongMedia, WrongMethod
 from boucle.ops.serve.metrics import MEDIA, Metrics
-from boucle.ops.serve.predictions import PredictionLog
-from boucle.ops.serve.rows import JSON
-from boucle.ops.serve.worker import Job, Worker
-
-if TYPE_CHECKING:
-    from boucle.core.bundle import Bundle
-    from boucle.ports.framework import Predictor
+from boucle.ops.serve.split import merged, parts
+from boucle.ops.serve.worker import Answer
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
-Headers = list[tuple[bytes, bytes]]
 
 MAX_BODY = 32 * 2**20
 MAX_WAITING = 1024
+MOST_MIRRORED = 64  # requests that may wait for a shadow; more are not mirrored
+MOST_KEY = 256  # characters of a key
+TRIAL_SECONDS = 5.0  # so long may a revision with the smaller share take before the other one is asked
+RETIRE_SECONDS = 30.0
 
 PREDICT = "/predict"
 GET = ("GET", "HEAD")
@@ -40,85 +54,116 @@ ROUTES: dict[str, tuple[str, ...]] = {
 }
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}\Z")
-_NO_SNIFF = (b"x-content-type-options", b"nosniff")
-_JSON_HEADERS: Headers = [(b"content-type", JSON.encode()), _NO_SNIFF]
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Stamp:
-    """What each prediction says about where it came from. `model` is a name and a version: churn@3."""
+class _Table:
+    """The route in force: who answers, and with what. Replaced as a whole, so that each request sees one."""
 
-    service: str
-    revision: int
-    model: str
-    digest: str = ""
+    route: Route
+    running: Mapping[int, Running]
+    arms: tuple[Arm, ...] = ()  # those with a share that really run
+    main: Running | None = None
+    shadows: tuple[Running, ...] = ()
+    pages: Pages = field(default_factory=dict)
 
-    def json(self) -> str:
-        """As members of a JSON object, without the braces."""
-        return json.dumps(asdict(self), separators=(",", ":"))[1:-1]
+    @property
+    def split(self) -> bool:
+        return len(self.arms) > 1
 
 
 class App:
-    """Serves one model. It answers from the start: until `open` it is alive but not ready, and after `close` again.
+    """Serves the revisions of a route. It answers from the start: until one of them has a share it is alive but not ready.
 
-    `stopping` takes the readiness away while requests are still answered, so that nobody sends more.
+    `stopping` takes the readiness away while requests are still answered, so that nobody sends more; `leaving` asks
+    clients to connect anew, since somebody else listens at the address already.
     """
 
-    def __init__(self, stamp: Stamp, log: PredictionLog, *, max_body: int = MAX_BODY) -> None:
-        self.stopping = False
-        self._stamp, self._log, self._max_body = stamp, log, max_body
+    def __init__(self, service: str, *, max_body: int = MAX_BODY, log_optional: bool = False) -> None:
+        self.stopping = self.leaving = False
+        self._service, self._max_body, self._log_optional = service, max_body, log_optional
         self._metrics = Metrics()
-        self._worker: Worker | None = None
+        self._loaded = Loaded()
+        self._table = _Table(Route(()), {})
         self._waiting = 0
-        self._pages: dict[str, tuple[Headers, bytes]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
 
-    def open(self, bundle: Bundle, predictor: Predictor) -> None:
-        """Become ready."""
-        self._stamp = replace(self._stamp, model=self._stamp.model or bundle.name, digest=bundle.digest)
-        document = openapi.document(bundle, self._stamp.model, self._stamp.service)
-        facts = {
-            **asdict(self._stamp),
-            "task": bundle.task,
-            "framework": bundle.framework,
-            "input": bundle.input.to_json(),
-            "output": bundle.output.to_json(),
-            "references": dict(bundle.references),
-        }
-        html, policy = page.render(bundle, self._stamp.service, self._stamp.revision, self._stamp.model)
-        self._pages = {
-            "/": (
-                [
-                    (b"content-type", b"text/html; charset=utf-8"),
-                    (b"content-security-policy", policy.encode()),
-                    (b"referrer-policy", b"no-referrer"),
-                    (b"cache-control", b"no-cache"),
-                    _NO_SNIFF,
-                ],
-                html.encode(),
-            ),
-            "/openapi.json": (_JSON_HEADERS, json.dumps(document).encode()),
-            "/metadata": (_JSON_HEADERS, json.dumps(facts).encode()),
-        }
-        self._worker = Worker(bundle.input, predictor, self._stamp.json(), self._log)
+    async def follow(self, route: Route) -> dict[str, str]:
+        """Take on a route: load what is new, switch, let go of what is left out when it has answered. Returns how each
+        revision is: `ready`, or why not, beginning with `apart` where it needs a process of its own. Those that are
+        not ready get nothing, and the others share."""
+        running: dict[int, Running] = {}
+        states: dict[str, str] = {}
+        for arm in route.arms:
+            old = self._table.running.get(arm.revision)
+            if old is not None and old.arm.url == arm.url:
+                old.arm = arm
+                running[arm.revision], states[str(arm.revision)] = old, "ready"
+                continue
+            try:
+                running[arm.revision] = await self._start(arm)
+                states[str(arm.revision)] = "ready"
+            except Misfit as error:
+                states[str(arm.revision)] = f"apart: {error.what}"
+            except Exception as error:  # noqa: BLE001  a model may fail in any way, and the others go on
+                if not isinstance(error, BoucleError):
+                    _log.exception("revision %s cannot be loaded", arm.revision)
+                states[str(arm.revision)] = f"failed: {type(error).__name__}: {error}"
+        self.turn(route, running)
+        return states
+
+    def turn(self, route: Route, running: Mapping[int, Running]) -> None:
+        """Put a route in force, with the revisions of it that run."""
+        before = self._table
+        arms = tuple(running[a.revision].arm for a in route.arms if a.revision in running and a.share > 0)
+        best = main(arms)
+        chosen = running[best.revision] if best else next(iter(running.values()), None)
+        self._table = _Table(
+            route, running, arms, running[best.revision] if best else None,
+            tuple(running[a.revision] for a in route.arms if a.shadow and a.revision in running),
+            pages(chosen) if chosen else {},
+        )  # fmt: skip
+        self._metrics.shares = {a.revision: a.share for a in route.arms}
+        for revision, old in before.running.items():
+            if running.get(revision) is not old:
+                self._later(self._retire(old))
+
+    async def _start(self, arm: Arm) -> Running:
+        if arm.url:
+            return Apart(self._service, arm, await asyncio.to_thread(open_bundle, Path(arm.bundle)))
+        bundle, predictor = await asyncio.to_thread(self._loaded.load, arm)
+        return await asyncio.to_thread(
+            Here, self._service, arm, bundle, predictor, log_optional=self._log_optional
+        )  # fmt: skip
+
+    async def _retire(self, old: Running) -> None:
+        until = time.monotonic() + RETIRE_SECONDS
+        while old.asked and time.monotonic() < until:
+            await asyncio.sleep(0.01)
+        await asyncio.to_thread(old.close)
+
+    def _later(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)  # the loop itself holds tasks only weakly
+        task.add_done_callback(self._tasks.discard)
 
     def close(self) -> None:
-        """Answer what waits, then put the log on the disk."""
+        """Answer what waits, then put the logs on the disk."""
         self.stopping = True
-        if self._worker:
-            self._worker.close()
-            self._worker = None
-        self._log.close()
+        for running in self._table.running.values():
+            running.close()
+        self._table = _Table(Route(()), {})
 
     @property
     def model(self) -> str:
         """What is served, as it is stamped on predictions."""
-        return self._stamp.model
+        return self._table.main.stamp.model if self._table.main else ""
 
     @property
     def ready(self) -> bool:
-        return self._worker is not None and not self.stopping
+        return self._table.main is not None and not self.stopping
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -127,15 +172,16 @@ class App:
         request = ""
         try:
             if path == PREDICT and method == "POST":
-                media, length, request = _read_headers(scope["headers"])
-                body = await self._body(receive, length)
+                asked = _read_headers(scope["headers"])
+                request = asked.request
+                body = await self._body(receive, asked.length)
                 if body is None:
                     return  # the client went away
-                status, headers, body = await self._predict(body, media, request)
+                status, headers, body = await self._predict(body, asked)
             else:
                 status, headers, body = self._get(path, method)
         except BoucleError as error:
-            status, headers, body = errors.status_of(error), _JSON_HEADERS, errors.encode(error)
+            status, headers, body = errors.status_of(error), JSON_HEADERS, errors.encode(error)
             if isinstance(error, WrongMethod):
                 headers = [*headers, _allow(path)]
             elif isinstance(error, Unavailable):
@@ -146,15 +192,17 @@ class App:
         except Exception:  # noqa: BLE001  the last place before the client, who gets an id and nothing else
             request = request or new_id()
             _log.exception("request %s failed", request)
-            status, headers, body = 500, _JSON_HEADERS, errors.internal(request)
+            status, headers, body = 500, JSON_HEADERS, errors.internal(request)
         self._metrics.requests[path if path in ROUTES else "other", status] += 1
         length_header = (b"content-length", b"%d" % len(body))
+        if self.leaving:
+            headers = [*headers, (b"connection", b"close")]
         await send({"type": "http.response.start", "status": status, "headers": [*headers, length_header]})
         await send({"type": "http.response.body", "body": b"" if method == "HEAD" else body})
 
-    async def _predict(self, body: bytes, media: str, request: str) -> tuple[int, Headers, bytes]:
-        worker = self._worker
-        if worker is None:
+    async def _predict(self, body: bytes, asked: _Asked) -> tuple[int, Headers, bytes]:
+        table = self._table
+        if not table.running or (table.main is None and not asked.revision):
             raise Unavailable(
                 "the service is stopping" if self.stopping else "the service is starting",
                 expected="/health/ready to answer 200",
@@ -165,15 +213,82 @@ class App:
         arrived = time.perf_counter_ns()
         self._waiting += 1
         try:
-            job = Job(body, media, request, arrived, asyncio.get_running_loop().create_future())
-            worker.put(job)
-            answer = await job.answer
+            if asked.revision or not table.split:
+                chosen = self._named(table, asked.revision) if asked.revision else table.main
+                assert chosen is not None  # checked above
+                mirrors = asked.mirrors if table.route.inner else ()
+                answer = await self._ask(table, chosen, body, asked, arrived, asked.key, mirrors)
+            else:
+                answer = await self._shared_out(table, body, asked, arrived)
         finally:
             self._waiting -= 1
         if answer.status == 200:
-            self._metrics.rows += answer.rows
+            self._metrics.rows += len(answer.ids)
             self._metrics.observe((time.perf_counter_ns() - arrived) / 1e9)
-        return answer.status, [*_JSON_HEADERS, (b"x-request-id", request.encode())], answer.body
+            if table.shadows and not asked.revision:
+                self._mirror(table, body, asked, answer.ids)
+        return answer.status, [*JSON_HEADERS, (b"x-request-id", asked.request.encode())], answer.body
+
+    async def _shared_out(self, table: _Table, body: bytes, asked: _Asked, arrived: int) -> Answer:
+        """Ask whoever is chosen by share, by the key of the request, or row by row by a column."""
+        by = table.route.by
+        if not by or asked.key:
+            place = point(asked.key, table.route.salt) if asked.key else random.random()  # noqa: S311  no secret
+            chosen = table.running[choose(table.arms, place).revision]
+            return await self._ask(table, chosen, body, asked, arrived, asked.key)
+        assert table.main is not None
+        pieces = parts(body, asked.media, table.main.bundle.input, table.arms, by, table.route.salt)
+        answers = await asyncio.gather(
+            *(
+                self._ask(table, table.running[p.revision], p.body, replace(asked, media=p.media), arrived, p.key)
+                for p in pieces
+            )
+        )
+        return answers[0] if len(answers) == 1 else merged(pieces, answers, self._service)
+
+    async def _ask(
+        self, table: _Table, chosen: Running, body: bytes, asked: _Asked, arrived: int, key: str = "",
+        mirrors: Sequence[str] = (),
+    ) -> Answer:  # fmt: skip
+        answering = chosen.ask(body, asked.media, asked.request, arrived, key, mirrors)
+        trial = table.main is not None and chosen is not table.main and not asked.revision
+        if not trial:
+            answer = await answering
+        else:
+            answer = await self._in_time(chosen, answering, asked.request, arrived)
+            if answer.status >= 500:
+                # What is on trial must cost nobody an answer; that it failed is on file.
+                self._metrics.answers[chosen.arm.revision, answer.status] += 1
+                assert table.main is not None
+                chosen = table.main
+                answer = await chosen.ask(body, asked.media, asked.request, arrived, key)
+        self._metrics.answers[chosen.arm.revision, answer.status] += 1
+        return answer
+
+    async def _in_time(
+        self, chosen: Running, answering: asyncio.Future[Answer], request: str, arrived: int
+    ) -> Answer:  # fmt: skip
+        try:
+            return await asyncio.wait_for(asyncio.shield(answering), TRIAL_SECONDS)
+        except TimeoutError:
+            took = (time.perf_counter_ns() - arrived) // 1000
+            chosen.failures.note(chosen.stamp.json(), 504, f"no answer within {TRIAL_SECONDS:g} s", took, request)
+            return Answer(504, b"")
+
+    def _mirror(self, table: _Table, body: bytes, asked: _Asked, ids: Sequence[str]) -> None:
+        for shadow in table.shadows:
+            if shadow.asked < MOST_MIRRORED:
+                shadow.ask(body, asked.media, asked.request, time.perf_counter_ns(), asked.key, ids)
+            else:
+                self._metrics.not_mirrored += 1
+
+    def _named(self, table: _Table, revision: str) -> Running:
+        found = table.running.get(int(revision)) if revision.isdigit() and len(revision) < 10 else None
+        if found is None:
+            raise NotFound(
+                f"revision {revision} is not here", expected=f"one of {', '.join(map(str, sorted(table.running)))}"
+            )
+        return found
 
     async def _body(self, receive: Receive, length: int) -> bytes | None:
         size = 0
@@ -200,24 +315,40 @@ class App:
         if method not in ROUTES[path]:
             raise WrongMethod(f"{path} does not answer {method}", expected=" or ".join(ROUTES[path]))
         if path == "/health/live":
-            return 200, _JSON_HEADERS, b'{"status":"alive"}'
+            return 200, JSON_HEADERS, b'{"status":"alive"}'
         if path == "/health/ready":
             status = "ready" if self.ready else "stopping" if self.stopping else "starting"
-            return 200 if self.ready else 503, _JSON_HEADERS, json.dumps({"status": status}).encode()
+            return 200 if self.ready else 503, JSON_HEADERS, json.dumps({"status": status}).encode()
         if path == "/metrics":
-            labels = {name: str(value) for name, value in asdict(self._stamp).items()}
-            text = self._metrics.text(labels, ready=self.ready, waiting=self._waiting, log_failures=self._log.failures)
-            return 200, [(b"content-type", MEDIA.encode()), _NO_SNIFF], text.encode()
-        if path not in self._pages:
+            table = self._table
+            stamp = asdict(table.main.stamp) if table.main else {"service": self._service}
+            failed = sum(r.log_failures for r in table.running.values())
+            text = self._metrics.text(
+                {name: str(value) for name, value in stamp.items()}, ready=self.ready, waiting=self._waiting,
+                log_failures=failed,
+            )  # fmt: skip
+            return 200, [(b"content-type", MEDIA.encode()), NO_SNIFF], text.encode()
+        if path not in self._table.pages:
             raise Unavailable(
                 "the service is starting", expected="/health/ready to answer 200", fix="try again in a moment"
             )
-        return 200, *self._pages[path]
+        return 200, *self._table.pages[path]
 
 
-def _read_headers(headers: Headers) -> tuple[str, int, str]:
-    """Media type, announced length, and request id (the client's, when it sent a usable one)."""
-    media, length, request = "", 0, ""
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What the headers of a request say: its id is the client's, when it sent a usable one."""
+
+    media: str = ""
+    length: int = 0
+    request: str = ""
+    key: str = ""
+    revision: str = ""
+    mirrors: tuple[str, ...] = ()
+
+
+def _read_headers(headers: Headers) -> _Asked:
+    media, length, request, key, revision, mirrors = "", 0, "", "", "", ""
     for name, value in headers:
         if name == b"content-type":
             media = value.decode("latin-1")
@@ -229,7 +360,13 @@ def _read_headers(headers: Headers) -> tuple[str, int, str]:
             raise WrongMedia(f"Content-Encoding {value.decode('latin-1')} is not read here", expected="a plain body")
         elif name == b"x-request-id" and _REQUEST_ID.match(value):
             request = value.decode()
-    return media, length, request or new_id()
+        elif name == b"x-boucle-key":
+            key = value.decode("latin-1")[:MOST_KEY]
+        elif name == b"x-boucle-revision":
+            revision = value.decode("latin-1")
+        elif name == b"x-boucle-mirrors":
+            mirrors = value.decode("latin-1")
+    return _Asked(media, length, request or new_id(), key, revision, tuple(mirrors.split(",")) if mirrors else ())
 
 
 def _allow(path: str) -> tuple[bytes, bytes]:

@@ -19,7 +19,9 @@ class Metrics:
 
     def __init__(self) -> None:
         self.requests: Counter[tuple[str, int]] = Counter()  # path, code
-        self.rows = 0
+        self.answers: Counter[tuple[int, int]] = Counter()  # revision, code
+        self.shares: Mapping[int, float] = {}
+        self.rows = self.not_mirrored = 0
         self._latencies = [0] * (len(BUCKETS) + 1)
         self._latency_sum = 0.0
 
@@ -49,6 +51,19 @@ class Metrics:
             "Requests answered, by path and status code.",
             *(f'{{path="{path}",code="{code}"}} {n}' for (path, code), n in sorted(self.requests.items())),
         )
+        family(
+            "revision_share",
+            "gauge",
+            "Part of the traffic that a revision gets.",
+            *(f'{{revision="{revision}"}} {share:g}' for revision, share in sorted(self.shares.items())),
+        )
+        family(
+            "revision_answers_total",
+            "counter",
+            "Requests that a revision answered, by status code; one it failed may have been answered by another.",
+            *(f'{{revision="{revision}",code="{code}"}} {n}' for (revision, code), n in sorted(self.answers.items())),
+        )
+        family("not_mirrored_total", "counter", "Requests that a shadow was too busy for.", f" {self.not_mirrored}")
         family("rows_total", "counter", "Rows predicted.", f" {self.rows}")
         family("waiting", "gauge", "Predictions that are asked for and not answered yet.", f" {waiting}")
         family("log_failures_total", "counter", "Failed writes of the prediction log.", f" {log_failures}")

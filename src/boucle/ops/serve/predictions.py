@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -132,3 +134,31 @@ class PredictionLog:
             expected=f"room and permission to write in {self.folder}",
             fix="make room; or start the service with --log-optional to answer without a log",
         )
+
+
+class FailureLog:
+    """Keeps the requests that a revision failed, in files like those of predictions. It is made with the first of them."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._log: PredictionLog | None = None
+        self._lock = threading.Lock()
+
+    def note(
+        self, stamp: str, status: int, what: str, latency_us: int, request: str, shadow: bool = False
+    ) -> None:  # fmt: skip
+        """Write one line; one that cannot be written is lost, since the client has an error already."""
+        mirrored = ',"shadow":true' if shadow else ""
+        rest = (
+            f'"time":{time.time():.6f},{stamp},"status":{status},"what":{json.dumps(what)},'
+            f'"latency_us":{latency_us},"request":"{request}"{mirrored}'
+        )
+        with self._lock:
+            if self._log is None:
+                self._log = PredictionLog(self._folder, optional=True)
+        self._log.append([rest])
+
+    def close(self) -> None:
+        """What was written to the disk."""
+        if self._log is not None:
+            self._log.close()

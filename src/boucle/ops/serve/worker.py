@@ -6,6 +6,7 @@ call of the model (a row's answer must not depend on the rows beside it); nothin
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import logging
@@ -13,6 +14,7 @@ import queue
 import threading
 import time
 from asyncio import Future
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,7 +24,7 @@ from boucle.core.errors import BoucleError, Invalid
 from boucle.core.frames import arrow_type, to_batch
 from boucle.core.schema import Schema, jsonable
 from boucle.ops.serve import errors, rows
-from boucle.ops.serve.predictions import PredictionLog
+from boucle.ops.serve.predictions import FailureLog, PredictionLog
 from boucle.ports.framework import Predictor
 
 MERGED_REQUESTS = 64
@@ -35,20 +37,25 @@ _dumps = json.JSONEncoder(separators=(",", ":"), allow_nan=False, check_circular
 
 @dataclass(slots=True, eq=False)
 class Job:
-    """One request: what came, when (`time.perf_counter_ns`), and who waits for the answer."""
+    """One request: what came, when (`time.perf_counter_ns`), and who waits for the answer.
+
+    `mirrors` has the ids of the predictions that another revision answered to the same rows, `key` what it was assigned by.
+    """
 
     body: bytes
     media: str
     request: str
     arrived: int
     answer: Future[Answer]
+    key: str = ""
+    mirrors: Sequence[str] = ()
 
 
 @dataclass(slots=True)
 class Answer:
     status: int
     body: bytes
-    rows: int = 0
+    ids: Sequence[str] = ()  # of its predictions, one per row
 
 
 @dataclass(slots=True, eq=False)
@@ -63,8 +70,11 @@ class _Asked:
 class Worker:
     """Answers jobs on a thread of its own, in the order they came."""
 
-    def __init__(self, schema: Schema, predictor: Predictor, stamp: str, log: PredictionLog) -> None:
-        self._schema, self._predictor, self._stamp, self._log = schema, predictor, stamp, log
+    def __init__(
+        self, schema: Schema, predictor: Predictor, stamp: str, log: PredictionLog, failures: FailureLog
+    ) -> None:
+        self._schema, self._predictor, self._stamp = schema, predictor, stamp
+        self._log, self._failures = log, failures
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="predict", daemon=True)
         self._thread.start()
@@ -90,7 +100,8 @@ class Worker:
                 jobs.append(more)
                 size += len(more.body)
             answers = self._answers(jobs)
-            job.answer.get_loop().call_soon_threadsafe(_deliver, jobs, answers)
+            with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile, and whoever waited is gone with it
+                job.answer.get_loop().call_soon_threadsafe(_deliver, jobs, answers)
 
     def _answers(self, jobs: list[Job]) -> list[Answer]:
         failed: dict[Job, BaseException] = {}
@@ -107,7 +118,7 @@ class Worker:
         except Exception as error:  # noqa: BLE001
             failed |= {one.job: error for one in done}
             answered = {}
-        return [answered[job] if job in answered else _failure(job, failed[job]) for job in jobs]
+        return [answered[job] if job in answered else self._failure(job, failed[job]) for job in jobs]
 
     def _read(self, job: Job) -> _Asked:
         try:
@@ -161,32 +172,39 @@ class Worker:
         for one in asked:
             head = f'"time":{now:.6f},{self._stamp},"inputs":'
             tail = f',"latency_us":{(clock - one.job.arrived) // 1000},"request":"{one.job.request}"'
-            rests += [f'{head}{i},"output":{o}{tail}' for i, o in zip(one.inputs, one.outputs, strict=True)]
-        ids = iter(self._log.append(rests) if rests else ())
+            if one.job.key:
+                tail += f',"key":{_dumps(one.job.key)}'
+            lines = [f'{head}{i},"output":{o}{tail}' for i, o in zip(one.inputs, one.outputs, strict=True)]
+            if one.job.mirrors:
+                lines = [f'{line},"shadow":"{id}"' for line, id in zip(lines, one.job.mirrors, strict=True)]
+            rests += lines
+        given = iter(self._log.append(rests) if rests else ())
         answers = {}
         for one in asked:
-            each = [f'{{"id":"{next(ids)}",{output[1:-1]}' for output in one.outputs]
+            ids = list(itertools.islice(given, len(one.outputs)))
+            each = [f'{{"id":"{id}",{output[1:-1]}' for id, output in zip(ids, one.outputs, strict=True)]
             text = (
                 f"{each[0]},{self._stamp}}}"
                 if one.single
                 else f'{{{self._stamp},"predictions":[{"},".join([*each, ""])[:-1]}]}}'
             )
-            answers[one.job] = Answer(200, text.encode(), len(each))
+            answers[one.job] = Answer(200, text.encode(), ids)
         return answers
+
+    def _failure(self, job: Job, error: BaseException) -> Answer:
+        status = errors.status_of(error) if isinstance(error, BoucleError) else 500
+        if isinstance(error, BoucleError) and status != 500:
+            return Answer(status, errors.encode(error))
+        _log.error("request %s failed", job.request, exc_info=error)
+        took = (time.perf_counter_ns() - job.arrived) // 1000
+        self._failures.note(self._stamp, 500, f"{type(error).__name__}: {error}", took, job.request, bool(job.mirrors))
+        return Answer(500, errors.internal(job.request))
 
 
 def _deliver(jobs: list[Job], answers: list[Answer]) -> None:
     for job, answer in zip(jobs, answers, strict=True):
         if not job.answer.done():  # it was cancelled when the client went away
             job.answer.set_result(answer)
-
-
-def _failure(job: Job, error: BaseException) -> Answer:
-    status = errors.status_of(error) if isinstance(error, BoucleError) else 500
-    if isinstance(error, BoucleError) and status != 500:
-        return Answer(status, errors.encode(error))
-    _log.error("request %s failed", job.request, exc_info=error)
-    return Answer(500, errors.internal(job.request))
 
 
 def _encode(output: dict[str, Any]) -> str:

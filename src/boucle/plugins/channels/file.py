@@ -6,14 +6,13 @@ import dataclasses
 import fcntl
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar, Self
 
-from boucle.core.errors import Invalid, Unavailable
+from boucle.core.errors import Unavailable
 from boucle.core.schema import jsonable
-from boucle.ports.channel import Message
-
-_SEVERITIES = ("info", "warning", "critical")
+from boucle.ports.channel import Message, check_options, check_severity
 
 
 class FileChannel:
@@ -24,9 +23,13 @@ class FileChannel:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
 
+    @classmethod
+    def connect(cls, options: Mapping[str, Any], root: Path) -> Self:
+        check_options(cls.name, options, {"path": (str,)}, ("path",))
+        return cls(root / options["path"])
+
     def send(self, message: Message) -> None:
-        if message.severity not in _SEVERITIES:
-            raise Invalid(f"{message.severity!r} is not a severity", expected=f"one of {', '.join(_SEVERITIES)}")
+        check_severity(message.severity)
         fields = {f.name: getattr(message, f.name) for f in dataclasses.fields(message)}
         line = (json.dumps(jsonable(fields), ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
         try:

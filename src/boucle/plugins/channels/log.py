@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-from typing import ClassVar
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Self
 
-from boucle.core.errors import Invalid
-from boucle.ports.channel import Message
+from boucle.ports.channel import Message, check_options, check_severity
 
 _LEVELS = {"info": logging.INFO, "warning": logging.WARNING, "critical": logging.CRITICAL}
 _log = logging.getLogger("boucle.alerts")
@@ -17,8 +18,12 @@ class LogChannel:
 
     name: ClassVar[str] = "log"
 
+    @classmethod
+    def connect(cls, options: Mapping[str, Any], root: Path) -> Self:  # noqa: ARG003  nothing to open
+        check_options(cls.name, options, {})
+        return cls()
+
     def send(self, message: Message) -> None:
-        if message.severity not in _LEVELS:
-            raise Invalid(f"{message.severity!r} is not a severity", expected=f"one of {', '.join(_LEVELS)}")
+        level = _LEVELS[check_severity(message.severity)]
         about = f"{message.subject}: " if message.subject else ""
-        _log.log(_LEVELS[message.severity], "%s%s", about, message.title, extra={"boucle_message": message})
+        _log.log(level, "%s%s", about, message.title, extra={"boucle_message": message})

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
 from boucle.core.errors import Invalid, NotFound, Unavailable
+from boucle.core.route import Route
 from boucle.ports.target import Placed, Placement
 
 LOG_TAIL_LINES = 20
@@ -24,35 +27,39 @@ _KEPT = (
     "PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SSL_CERT_FILE",
     "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "CUDA_VISIBLE_DEVICES",
 )  # fmt: skip
-_OPTIONS = {"log_optional": bool, "max_body": int, "grace": int, "environment": Mapping}
+_OPTIONS = {"log_optional": bool, "max_body": int, "grace": int, "patience": float, "environment": Mapping}
 
 
 class ProcessTarget:
     """Starts `python -m boucle.ops.serve` and knows it again by its process id and the moment that process began.
 
-    Options of a placement: `log_optional`, `max_body` (bytes), `grace` (seconds), and `environment`, variables to add.
+    Options of a placement: `log_optional`, `max_body` (bytes), `grace` (seconds for running requests), `patience` (seconds to
+    wait for a share), and `environment`, variables to add.
     """
 
     name: ClassVar[str] = "process"
 
     def start(self, placement: Placement, timeout: float = 60.0) -> Placed:
-        """Start and wait until it is ready. What it prints goes to `service.log` in the placement's folder, predictions
-        to `predictions/`. Raises `Unavailable` with the end of what it printed when it is not ready in time."""
+        """Start and wait until it runs as its route says. What it prints goes to `service.log` in the placement's folder.
+        Raises `Unavailable` with the end of what it printed when it does not come up in time."""
         options = _checked(placement.options)
         folder = placement.folder.absolute()
         folder.mkdir(parents=True, exist_ok=True)
-        ready, log = folder / f"ready-{placement.revision}.json", folder / "service.log"
-        ready.unlink(missing_ok=True)
+        tag = secrets.token_hex(4)  # a process that is about to end may still write its own
+        ready, told, log = folder / f"ready-{tag}.json", folder / f"route-{tag}.json", folder / "service.log"
+        for old in (*folder.glob("ready-*.json"), *folder.glob("route-*.json")):
+            if not _used(old):
+                old.unlink(missing_ok=True)
+        _write_whole(told, {"route": placement.route.to_json()})
         command = [
             # -P: the folder it runs in is no place to import from.
-            *(sys.executable, "-P", "-m", "boucle.ops.serve", str(placement.bundle.absolute())),
-            *("--service", placement.service, "--revision", str(placement.revision), "--model", placement.model),
-            *("--log", str(folder / "predictions"), "--ready-file", str(ready)),
+            *(sys.executable, "-P", "-m", "boucle.ops.serve", "--service", placement.service),
+            *("--route", str(told), "--ready-file", str(ready), "--starter", str(os.getpid())),
             *("--host", placement.host, "--port", str(placement.port)),
-            *(["--hold"] if placement.hold else []),
             *(["--log-optional"] if options.get("log_optional") else []),
             *(["--max-body", str(options["max_body"])] if "max_body" in options else []),
             *(["--grace", str(options["grace"])] if "grace" in options else []),
+            *(["--patience", str(options["patience"])] if "patience" in options else []),
         ]
         began = log.stat().st_size if log.exists() else 0
         with log.open("ab") as output:
@@ -67,7 +74,7 @@ class ProcessTarget:
             )
         # Somebody has to take note of its end, or it would stay a zombie for as long as this process lives.
         threading.Thread(target=process.wait, name=f"wait-{process.pid}", daemon=True).start()
-        handle = {"pid": process.pid, "started": _started(process.pid), "ready": str(ready)}
+        handle = {"pid": process.pid, "started": _started(process.pid), "ready": str(ready), "route": str(told)}
         deadline = time.monotonic() + timeout
         try:
             while (facts := _read_ready(ready)) is None:
@@ -76,27 +83,66 @@ class ProcessTarget:
                 if time.monotonic() > deadline:
                     raise _failed(placement, f"was not ready after {timeout:g} seconds", log, began)
                 time.sleep(POLL_SECONDS)
+            states = facts["arms"]
+            if states and not any(state == "ready" for state in states.values()):
+                raise _failed(placement, f"cannot be loaded: {'; '.join(states.values())}", log, began)
         except BaseException:
             self.stop(handle, 0)
             raise
         return Placed(str(facts["url"]), handle)
 
-    def expose(self, handle: Mapping[str, Any], timeout: float = 10.0) -> str:
-        """SIGUSR1, and wait for what the ready file says then."""
-        if not self.alive(handle):
-            raise Unavailable(f"process {handle['pid']} does not run any more", expected="the service that was started")
-        os.kill(int(handle["pid"]), signal.SIGUSR1)
+    def route(self, handle: Mapping[str, Any], route: Route, timeout: float = 60.0) -> Mapping[int, str]:
+        """Write the file that the process follows, and wait for what it says."""
+        _write_whole(Path(handle["route"]), {"route": route.to_json()})
+        facts = self._wait(handle, lambda facts: facts.get("route") == route.digest, timeout, "follow its route")
+        return {int(revision): str(state) for revision, state in facts["arms"].items()}
+
+    def routed(self, handle: Mapping[str, Any]) -> str:
+        facts = _read_ready(Path(handle["ready"])) if self.alive(handle) else None
+        return str(facts["route"]) if facts else ""
+
+    def take(self, handle: Mapping[str, Any], other: Mapping[str, Any], timeout: float = 30.0) -> str:
+        """The listening socket goes from one process to the other through a socket in a private folder."""
+        url, route = str(self._facts(other)["url"]), self._told(handle)["route"]
+        # Not in the folder of the service: the name of such a socket must be short.
+        with tempfile.TemporaryDirectory(prefix="boucle-") as folder:
+            path = str(Path(folder, "address"))
+            _write_whole(Path(handle["route"]), {"route": route, "take": path})
+            deadline = time.monotonic() + timeout
+            while not Path(path).exists():
+                if not self.alive(handle) or time.monotonic() > deadline:
+                    raise Unavailable(f"process {handle['pid']} does not take the address over")
+                time.sleep(POLL_SECONDS)
+            _write_whole(Path(other["route"]), {**self._told(other), "give": path})
+            self._wait(
+                handle, lambda facts: facts["url"] == url or "refused" in facts, timeout, f"take {url} over"
+            )  # fmt: skip
+        _write_whole(Path(handle["route"]), {"route": route})
+        if self._facts(handle)["url"] != url:
+            raise Unavailable(f"process {handle['pid']} could not take {url} over: {self._facts(handle)['refused']}")
+        return url
+
+    def _wait(
+        self, handle: Mapping[str, Any], holds: Callable[[Mapping[str, Any]], bool], timeout: float, what: str
+    ) -> Mapping[str, Any]:
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
-            facts = _read_ready(Path(handle["ready"])) or {}
-            if "public" in facts:
-                return str(facts["public"])
-            if "refused" in facts:
-                raise Unavailable(
-                    str(facts["refused"]), expected="a port that is free", fix="choose another with --port"
-                )
+            if holds(facts := self._facts(handle)):
+                return facts
             time.sleep(POLL_SECONDS)
-        raise Unavailable(f"process {handle['pid']} did not open its port within {timeout:g} seconds")
+        raise Unavailable(f"process {handle['pid']} did not {what} within {timeout:g} seconds")
+
+    def _facts(self, handle: Mapping[str, Any]) -> Mapping[str, Any]:
+        facts = _read_ready(Path(handle["ready"])) if self.alive(handle) else None
+        if facts is None:
+            raise Unavailable(
+                f"process {handle['pid']} does not run any more", expected="the service that was started"
+            )  # fmt: skip
+        return facts
+
+    def _told(self, handle: Mapping[str, Any]) -> dict[str, Any]:
+        told: dict[str, Any] = json.loads(Path(handle["route"]).read_text("utf-8"))
+        return told
 
     def alive(self, handle: Mapping[str, Any]) -> bool:
         """Whether the process of the handle runs: the same id, begun at the same moment."""
@@ -150,6 +196,18 @@ def _read_ready(path: Path) -> dict[str, Any] | None:
     return facts
 
 
+def _used(path: Path) -> bool:
+    """Whether a process may still look at a file that says its name: its ready file says who it is."""
+    facts = _read_ready(path.with_name(path.name.replace("route-", "ready-")))
+    return facts is not None and bool(_started(int(facts["pid"])))
+
+
+def _write_whole(path: Path, facts: Mapping[str, Any]) -> None:
+    partial = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
+    partial.write_text(json.dumps(facts), "utf-8")
+    partial.replace(path)
+
+
 def _checked(options: Mapping[str, Any]) -> Mapping[str, Any]:
     for name, value in options.items():
         if name not in _OPTIONS:
@@ -175,7 +233,7 @@ def _failed(placement: Placement, what: str, log: Path, began: int) -> Unavailab
         file.seek(began)
         said = file.read().decode(errors="replace").strip().splitlines()[-LOG_TAIL_LINES:]
     return Unavailable(
-        f"service {placement.service}@{placement.revision} {what}",
+        f"service {placement.service} {what}",
         expected="it to load its bundle and answer",
         fix=f"see {log}, which ends:\n" + "\n".join(f"    {line}" for line in said or ["(nothing)"]),
     )
