@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +20,7 @@ from boucle.ops.label import FILE, read_as, task_of
 from boucle.ops.rollout.plan import Measure, Policy
 
 _STEPS = 8  # buckets of latency per doubling
-_SLOW, _LONGER = 0.95, 1.5
+_SLOW, _LONGER, _NOTICED = 0.95, 1.5, 10_000  # quantile, factor beyond it, and the microseconds that anybody would notice
 _FEW = 30
 
 
@@ -74,7 +75,7 @@ class Tally:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Tally:
-        plain = dict(data)
+        plain = copy.deepcopy(dict(data))  # counting on must not change what it was read from
         for name in ("before", "after"):
             seen = dict(plain.get(name, {}))
             plain[name] = Seen(**{**seen, "loss": Sums(**seen.get("loss", {}))})
@@ -250,7 +251,8 @@ def _slow(tally: Tally, policy: Policy, alpha: float) -> Measure | None:
     before, after = tally.before.latency, tally.after.latency
     if sum(before.values()) < _FEW or not after:
         return None
-    limit = _quantile(before, _SLOW) + _STEPS * math.log2(_LONGER)
+    usual = 2 ** (_quantile(before, _SLOW) / _STEPS)
+    limit = _STEPS * math.log2(max(_LONGER * usual, usual + _NOTICED))
     counts = [(sum(n for b, n in a.items() if int(b) > limit), sum(a.values())) for a in (before, after)]
     harm = shares(counts[0], counts[1], alpha)
     ms = 2 ** (limit / _STEPS) / 1000
