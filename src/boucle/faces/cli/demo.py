@@ -20,7 +20,8 @@ def add_demo(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--target", metavar="COLUMN", help="the column to predict, with --data")
     parser.add_argument("--name", help="of the model (default: screening, or the file's name)")
     parser.add_argument("--folder", help="of the project (default: demo/NAME)")
-    parser.add_argument("--stop", action="store_true", help="stop the service at the end")
+    parser.add_argument("--stop", action="store_true", help="stop the services at the end")
+    parser.add_argument("--no-loop", action="store_true", help="leave out the second half, where the loop closes")
     parser.set_defaults(call=demo)
 
 
@@ -46,7 +47,7 @@ class _Clock:
 
 
 def demo(args: argparse.Namespace) -> int:
-    """Ingest, validate, train, prove, register, gate, promote, deploy, ask, and trace one answer back."""
+    """Ingest, validate, train, prove, register, gate, promote, deploy, ask, and trace one answer back. Then the loop."""
     from boucle.core.errors import Invalid
 
     if bool(args.data) != bool(args.target):
@@ -55,11 +56,16 @@ def demo(args: argparse.Namespace) -> int:
     folder = Path(args.folder or Path(args.project or ".", "demo", name))
     clock = _Clock(args.json)
     result = _journey(args, name, folder, clock)
+    closes = not args.data and not args.no_loop
+    looped = _loop(args, folder.parent / "digits", clock) if closes else {}
     if args.json:
-        out.as_json({**result, "parts": clock.parts})
-        return 0
+        out.as_json({**result, **({"loop": looped} if looped else {}), "parts": clock.parts})
+        return _verdict(looped)
     out.line("\nThe journey", "bold")
     out.table([{"part": p["part"], "took": out.took(p["seconds"]), "result": p["result"]} for p in clock.parts])
+    if looped:
+        out.line("\nThe loop", "bold")
+        out.facts(_told(looped))
     out.line(f"\nService  {result['url']}   (a page to try it, /openapi.json, /metrics)", "green")
     out.line(f"Ask it   curl -s {result['url']}/predict -H 'Content-Type: application/json' -d @{result['sample']}")
     # Run by make, the program lies in a virtual environment that the shell does not know.
@@ -70,7 +76,76 @@ def demo(args: argparse.Namespace) -> int:
         out.line("The service is stopped.")
     else:
         out.line(f"Stop it  {program} stop {name} -C {folder}", "dim")
-    return 0
+        if looped:
+            out.line(f"The loop {program} watch digits -C {folder.parent / 'digits'}   (also: rollout show, kpi, alerts)")
+    return _verdict(looped)
+
+
+def _verdict(looped: dict[str, Any]) -> int:
+    """The demo fails when a request was lost."""
+    return 1 if looped.get("lost") else 0
+
+
+def _told(looped: dict[str, Any]) -> dict[str, str]:
+    return {
+        "digits asked": f"{looped['asked']:,}, {looped['lost']} lost",
+        "shift to detection": out.took(looped["detected_seconds"]),
+        "shift to recovery": out.took(looped["recovered_seconds"]),
+        "right before": f"{looped['score_before']:.1%}",
+        "right while it drifted": f"{looped['score_drifted']:.1%}",
+        "right after": f"{looped['score_after']:.1%} (digits that no model had seen)",
+        "sabotaged candidate": f"{looped['sabotaged']} rolled back: {looped['sabotaged_said']}",
+    }
+
+
+def _loop(args: argparse.Namespace, folder: Path, clock: _Clock) -> dict[str, Any]:
+    import boucle.workspace
+    from boucle.faces.cli import demo_loop
+    from boucle.faces.cli.begin import begin
+    from boucle.flow.execute import execute
+    from boucle.flow.load import load
+    from boucle.ledger import models
+    from boucle.ops.deploy import deploy, stop
+
+    with clock.part("the loop: learn from digits that lean one way") as said:
+        if (folder / "boucle.toml").is_file() and demo_loop.SETTINGS in (folder / "boucle.toml").read_text("utf-8"):
+            _discard(folder)  # the story has one beginning
+        found = demo_loop.groups()
+        demo_loop.write(found.train, folder.parent / "digits.csv")
+        begin(demo_loop.NAME, folder.parent / "digits.csv", demo_loop.TARGET, folder).ws.close()
+        with (folder / "boucle.toml").open("a", encoding="utf-8") as file:
+            file.write(demo_loop.SETTINGS)
+        ws = boucle.workspace.open(folder)
+        pipeline, arguments = load(ws.settings, demo_loop.NAME)
+        model = execute(ws, pipeline, arguments).result
+        for stage in ("staging", "production"):
+            models.advance(ws, model.key, stage, reason="demo")
+        service = deploy(ws, model.key, reason="demo")
+        said.append(f"{service.key} serves {model.key}: {model.description}")
+
+    def say(text: str) -> None:
+        if not args.json:
+            out.line(f"  {text}")
+
+    with clock.part("the loop: it drifts, relearns, and replaces itself") as said:
+        looped = demo_loop.loop(ws, service.url, found, say)
+        said.append(f"{looped['winner']} won, {looped['sabotaged']} did not; {looped['lost']} requests lost")
+    if args.stop:
+        stop(ws, demo_loop.NAME, reason="end of the demo")
+    return {**looped, "project": str(folder)}
+
+
+def _discard(folder: Path) -> None:
+    import boucle.workspace
+    from boucle.core.records import Service
+    from boucle.core.where import field
+    from boucle.ops.deploy import stop
+    from boucle.ops.host import LIVE
+
+    with boucle.workspace.open(folder) as ws:
+        for name in {s.name for s in ws.store.find(Service, field("status").within(LIVE))}:
+            stop(ws, name, reason="the demo begins anew")
+    shutil.rmtree(folder)
 
 
 def _name_of(file: str) -> str:
