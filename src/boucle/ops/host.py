@@ -110,6 +110,9 @@ def _alone(service: Service) -> Route:
 def apply(ws: Workspace, name: str) -> Mapping[int, str]:
     """Make what runs equal to what the records say; returns how each revision is. Processes that nothing is left in end.
     Raises `Unavailable` where nothing runs."""
+    for service in revisions(ws, name):
+        if service.handle.get("taking"):
+            _take_over(ws, service, _target(ws, service))
     at, route = front(ws, name), route_of(ws, name)
     if at is None:
         raise Unavailable(f"service {name} does not run", fix=f"boucle deploy {name}")
@@ -124,12 +127,27 @@ def apply(ws: Workspace, name: str) -> Mapping[int, str]:
 
 
 def _move_in(ws: Workspace, name: str, at: Service, runner: Target) -> None:
-    """The only revision left has a process of its own: that one takes the address over, and the other ends by itself."""
+    """The only revision left has a process of its own: that one takes the address over, and the other ends by itself. It is on
+    record before it begins, for a kill in between must not leave an address that nobody knows the owner of."""
     (winner,) = revisions(ws, name)
-    handle = {k: v for k, v in winner.handle.items() if k != "apart"}
-    url = runner.take(handle, at.handle)
-    runner.route(handle, Route((replace(arm_of(winner), url=""),)))
-    ws.store.put(replace(winner, url=url, handle=handle))
+    taking = replace(winner, handle={**winner.handle, "taking": {"handle": dict(at.handle), "url": at.url}})
+    ws.store.put(taking)
+    _take_over(ws, taking, runner)
+
+
+def _take_over(ws: Workspace, winner: Service, runner: Target) -> None:
+    """Begin or end the handing over of an address, wherever it stopped."""
+    handle = {k: v for k, v in winner.handle.items() if k not in ("apart", "taking")}
+    other, url = winner.handle["taking"]["handle"], winner.handle["taking"]["url"]
+    if runner.address(handle) != url and runner.alive(other):
+        runner.take(handle, other)
+    if runner.address(handle) == url:
+        runner.route(handle, Route((replace(arm_of(winner), url=""),)))
+        ws.store.put(replace(winner, url=url, handle=handle))
+        return
+    # Whoever had the address died before it could hand it over: `keep` starts the winner there.
+    runner.stop(handle)
+    services.change(ws, replace(winner, url=url, handle=handle), "died", reason="its address was lost with another process")
 
 
 def _end_empty(ws: Workspace, name: str, at: Service) -> None:
@@ -174,7 +192,8 @@ def settle(ws: Workspace) -> list[Service]:
             died.append(services.change(ws, service, "died", reason="its process does not run any more"))
     for name in sorted({s.name for s in ws.store.find(Service, field("status").within(["ready", "trial"]))}):
         going = rollout_of(ws, name)
-        if front(ws, name) is not None and (going is None or going.strategy != "replace"):
+        taking = any(s.handle.get("taking") for s in revisions(ws, name))
+        if (front(ws, name) is not None or taking) and (going is None or going.strategy != "replace"):
             apply(ws, name)
     return died
 

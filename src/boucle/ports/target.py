@@ -46,6 +46,9 @@ class Target(Protocol):
     def routed(self, handle: Mapping[str, Any]) -> str:
         """The digest of the route in force; '' when it does not run."""
 
+    def address(self, handle: Mapping[str, Any]) -> str:
+        """Where it answers now; '' when it does not run."""
+
     def take(self, handle: Mapping[str, Any], other: Mapping[str, Any], timeout: float = 30.0) -> str:
         """Let the service of `handle` answer at the address of `other`, which then ends by itself; no request is lost.
         Returns the address. Raises `Unavailable`, and then both go on as they were."""

@@ -192,7 +192,9 @@ class TargetContract:
         new = start(dataclasses.replace(placement, route=Route((arm,)), folder=tmp_path / "other"))
         assert old.url != new.url
         with loaded(old.url) as answers:
+            assert target.address(old.handle) == old.url
             assert target.take(new.handle, old.handle) == old.url
+            assert target.address(new.handle) == old.url
             wait_for(lambda: not target.alive(old.handle))
             wait_for(lambda: answers and answers[-1][1].get("revision") == 3)
         assert [answer for answer in answers if answer[0] != 200] == []

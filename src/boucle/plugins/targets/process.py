@@ -101,6 +101,10 @@ class ProcessTarget:
         facts = _read_ready(Path(handle["ready"])) if self.alive(handle) else None
         return str(facts["route"]) if facts else ""
 
+    def address(self, handle: Mapping[str, Any]) -> str:
+        facts = _read_ready(Path(handle["ready"])) if self.alive(handle) else None
+        return str(facts["url"]) if facts else ""
+
     def take(self, handle: Mapping[str, Any], other: Mapping[str, Any], timeout: float = 30.0) -> str:
         """The listening socket goes from one process to the other through a socket in a private folder."""
         url, route = str(self._facts(other)["url"]), self._told(handle)["route"]
