@@ -86,7 +86,7 @@ def kpis(
     time). `lead_time`: the same from the registration of the model. `update_frequency`: successful updates per week of the
     window, of one week at least (DORA: deployment frequency). `change_failure_rate`: share of the updates that failed or
     were rolled back, or after which, within a day (`TROUBLE_SECONDS`), the model before was brought back or a critical
-    alert about the service was opened (DORA: change fail rate). `time_to_detect`: mean seconds from the onset of trouble to
+    alert about the service was opened that an update can cause (drift comes from outside; DORA: change fail rate). `time_to_detect`: mean seconds from the onset of trouble to
     its alert, where the onset is known. `time_to_resolve`: mean seconds from the onset, or else from the alert, until it
     was resolved (DORA: failed deployment recovery time, here for all trouble that people were told). `automation`: share of
     the moves of models between stages, phases and ends of rollouts and finished rules that a worker made by itself.
@@ -109,7 +109,7 @@ def kpis(
     moves = [e for e in record.moves if begin <= e.time <= end]
     alone = [e for e in moves if e.actor.startswith("worker")]
     opened = [a for a in record.alerts if begin <= a.opened <= end]
-    detected = [a.opened - a.onset for a in opened if a.onset]
+    detected = [max(a.opened - a.onset, 0.0) for a in opened if a.onset]
     resolved = [a.resolved - (a.onset or a.opened) for a in record.alerts if a.resolved and begin <= a.resolved <= end]
     span = max(1.0, (end - begin) / WEEK)
     known = any(c.time <= end for c in record.changes)
@@ -217,7 +217,7 @@ class _Record:
         return (
             any(self._takes_back(o, rollout) and soon(o.ended) for o in others)
             or any(left == model and soon(moment) for left, moment in self._rolled_back)
-            or any(a.severity == "critical" and a.subject in subjects and soon(a.opened) for a in self.alerts)
+            or any(a.subject in subjects and _caused(a) and soon(a.opened) for a in self.alerts)
         )
 
     @cached_property
@@ -335,3 +335,8 @@ def _moment(given: float | str, now: float) -> float:
 
 def _iso(moment: float) -> str:
     return dt.datetime.fromtimestamp(moment, dt.UTC).isoformat(timespec="seconds")
+
+
+def _caused(alert: Alert) -> bool:
+    # That the world has changed is no fault of the model that was there when it did.
+    return alert.severity == "critical" and alert.name not in ("drift", "concept", "data")

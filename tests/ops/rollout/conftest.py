@@ -97,7 +97,8 @@ class Shop:
     def __init__(self, ws: boucle.Workspace, versions: dict[str, Model], name: str, target: FakeTarget) -> None:
         self.ws, self.versions, self.name, self.target = ws, versions, name, target
         self.chance = random.Random(3)
-        self.functions = {m.key: getattr(sys.modules["walking"], n) for n, m in versions.items()}
+        self.functions: dict[str, Any] = {m.key: getattr(sys.modules["walking"], n) for n, m in versions.items()}
+        self.results: list[tuple[float, bool]] = []  # when, and whether the answer was right
         self.count = 0
         self.asked: dict[str, int] = {}  # by model
 
@@ -120,7 +121,7 @@ class Shop:
             self.ws.now.moment += seconds / requests  # type: ignore[attr-defined]
             if route is None or not any(a.share for a in route.arms):
                 continue
-            row = {"km": self.chance.uniform(0, 10)}
+            row = self.row()
             live = [a for a in route.arms if a.share > 0]
             arm = choose(live, self.chance.random())
             id = self._answer(arm, row)
@@ -130,12 +131,23 @@ class Shop:
             if id is None:
                 continue
             self.asked[arm.model] = self.asked.get(arm.model, 0) + 1
+            self.results.append((self.ws.now(), self.says(arm, row) == self.truth(row)))
             for shadow in (a for a in route.arms if a.shadow):
                 self._answer(shadow, row, mirrors=id)
             if self.chance.random() < labels:
-                told = {"id": id, "label": "long" if row["km"] > 5 else "short", "time": self.ws.now()}
+                told = {"id": id, "label": self.truth(row), "time": self.ws.now()}
                 with Path(arm.log).with_name(FILE).open("a") as file:
                     file.write(json.dumps(told) + "\n")
+
+    def says(self, arm: Any, row: dict[str, Any]) -> str:
+        answer: str = self.functions[arm.model]([row])[0]
+        return answer
+
+    def row(self) -> dict[str, Any]:
+        return {"km": self.chance.uniform(0, 10)}
+
+    def truth(self, row: dict[str, Any]) -> str:
+        return "long" if row["km"] > 5 else "short"
 
     def _answer(self, arm: Any, row: dict[str, Any], mirrors: str = "") -> str | None:
         self.count += 1
@@ -145,7 +157,7 @@ class Shop:
             "latency_us": 900, "request": f"r{self.count}", **({"shadow": mirrors} if mirrors else {}),
         }  # fmt: skip
         try:
-            said = self.functions[arm.model]([row])[0]
+            said = self.says(arm, row)
             line |= {"inputs": row, "output": {"prediction": said}}
             folder = Path(arm.log)
         except ValueError as error:
