@@ -44,6 +44,15 @@ def dealt(entries: list[tuple[int, int, str]]) -> list[list[tuple[int, str]]]:
     return list(files.values())
 
 
+@given(LOGS, st.sets(st.integers(0, 802)))
+def test_held_are_those_that_find_finds(tmp_path_factory, entries, asked):
+    folder = tmp_path_factory.mktemp("log")
+    write(folder, dealt(entries))
+    ids = {ulid(n) for n in asked}
+    assert predictions.held(folder, ids) == {i for i in ids if predictions.find(folder, i) is not None}
+    assert predictions.held(folder, ids) == ids & {ulid(n) for n, *_ in entries}
+
+
 @given(LOGS, st.integers(0, 802))
 def test_scan_gives_all_past_an_id_in_order(tmp_path_factory, entries, after):
     folder = tmp_path_factory.mktemp("log")

@@ -39,7 +39,52 @@ def test_verdicts_are_kept(ws):
     assert {(e.source, e.relation) for e in ws.store.edges(target="dataset:t@1")} == {
         (f"verdict:{v.id}", "judges") for v in verdicts
     }
-    assert ws.store.events()[-1].type == "dataset.validated"
+    assert [e.type for e in ws.store.events()] == ["dataset.committed", "dataset.validated", "data.failed"]
+
+
+def noted(ws):
+    found = [e for e in ws.store.events() if e.type.startswith("data.")]
+    return [(e.type, e.subject, e.data["check"], e.data["column"]) for e in found]
+
+
+def test_what_fails_is_an_event_and_so_is_that_it_passes_again(ws):
+    ingest(ws, TABLE, "t")
+    checks = {"between": [{"column": "x", "high": 10}, {"column": "id", "high": 10}], "required": {"columns": ["x"]}}
+    first = validate(ws, "t", checks)
+    assert noted(ws) == [("data.failed", "dataset:t@1", "between", "x"), ("data.failed", "dataset:t@1", "required", "")]
+    event = next(e for e in ws.store.events() if e.type == "data.failed")
+    assert (event.reason, event.data["summary"]) == (first[0].summary, first[0].summary)
+    assert event.data["verdict"] == first[0].id
+    assert event.data["since"] == datasets.resolve(ws, "t@1").created
+    ingest(ws, {**TABLE, "x": [0.5, 1.0, 2.5, 90.0]}, "t")
+    validate(ws, "t", {"between": {"column": "id", "high": 9}})
+    assert len(noted(ws)) == 2, "another column says nothing of this one"
+    validate(ws, "t@2", {**checks, "between": {"column": "x", "high": 100}})
+    assert noted(ws)[2:] == [
+        ("data.passed", "dataset:t@2", "between", "x"), ("data.passed", "dataset:t@2", "required", ""),
+    ]  # fmt: skip
+    validate(ws, "t@2", {"required": {"columns": ["x"]}})
+    assert len(noted(ws)) == 4, "once is enough"
+
+
+def test_that_an_earlier_version_passes_ends_nothing(ws):
+    for high in (1.0, 90.0, 2.0):
+        ingest(ws, {"id": [1], "x": [high]}, "t")
+    ingest(ws, TABLE, "tt")
+    check = {"between": {"column": "x", "high": 10}}
+    validate(ws, "t@2", check)
+    validate(ws, "t@1", check)
+    validate(ws, "tt", {"between": {"column": "x", "high": 100}})
+    assert [e[0] for e in noted(ws)] == ["data.failed"]
+    validate(ws, "t@3", check)
+    assert noted(ws)[1:] == [("data.passed", "dataset:t@3", "between", "x")]
+
+
+def test_one_of_two_bounds_that_fails_is_enough(ws):
+    ingest(ws, TABLE, "t")
+    validate(ws, "t", {"between": [{"column": "x", "high": 10}, {"column": "x", "high": 100}]})
+    validate(ws, "t", {"between": [{"column": "x", "high": 10}, {"column": "x", "high": 100}]})
+    assert [e[0] for e in noted(ws)] == ["data.failed"] * 2
 
 
 def test_forms_of_checks(ws):

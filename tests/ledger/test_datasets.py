@@ -53,7 +53,7 @@ def test_versions_are_numbered(ws):
     assert (second.version, new, second.owner, second.licence) == (2, True, "ann", "CC0")
     assert [d.version for d in datasets.versions(ws, "t")] == [2, 1]
     assert datasets.names(ws) == ["t"]
-    assert [(e.type, e.subject) for e in ws.store.events()] == [("dataset.version", f"dataset:t@{i}") for i in (1, 2)]
+    assert [(e.type, e.subject) for e in ws.store.events()] == [("dataset.committed", f"dataset:t@{i}") for i in (1, 2)]
 
 
 def test_the_same_content_makes_no_version(ws):

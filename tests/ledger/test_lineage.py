@@ -9,7 +9,7 @@ import pytest
 
 from boucle.core.errors import Invalid, NotFound
 from boucle.core.frames import Frame
-from boucle.core.records import Code, Service
+from boucle.core.records import Alert, Code, Rollout, Service, Verdict
 from boucle.ledger import datasets, lineage, models, recording, runs, services
 from boucle.ledger.lineage import impact, locate, touched, why
 
@@ -156,3 +156,20 @@ def test_a_service_that_is_gone_from_disk_counts_no_predictions(loop):
     shop.store.put(replace(shop.store.get(Service, "scoring@1"), folder="/nowhere"))
     (service,) = [n for n in impact(shop, "churn").flat() if n.ref == "service:scoring@1"]
     assert service.facts["predictions"] == 0
+
+
+@pytest.mark.parametrize("kind", [Rollout, Verdict, Alert])
+def test_what_has_an_id_for_a_name_is_found_by_part_of_it(shop, kind):
+    more = {
+        Rollout: {"service": "churn", "strategy": "canary"},
+        Verdict: {"subject": "dataset:a@1", "check": "c", "status": "pass"},
+        Alert: {"name": "drift", "subject": "service:churn"},
+    }[kind]
+    one, two = "01JC00000000000000000AAAAA", "01JC00000000000000000BBBBB"
+    shop.store.put(kind(id=one, **more), kind(id=two, **more))
+    for ref in (one, one.lower(), "aaaaa", one[:22]):
+        assert lineage.locate(shop, f"{kind.KIND}:{ref}") == (kind.KIND, one)
+    with pytest.raises(Invalid, match="more than one"):
+        lineage.locate(shop, f"{kind.KIND}:01JC")
+    with pytest.raises(NotFound, match="AAAAB"):
+        lineage.locate(shop, f"{kind.KIND}:AAAAB")

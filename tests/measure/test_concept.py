@@ -71,8 +71,10 @@ def test_a_change_is_dated_by_when_it_was_asked_not_when_labels_came():
 def test_a_steady_error_a_tiny_change_and_few_labels_pass():
     random = np.random.default_rng(5)
     assert concept(np.arange(3000.0), errors(random, (3000, 0.2))).status == "pass"
-    tiny = concept(np.arange(80_000.0), errors(random, (40_000, 0.10), (40_000, 0.13)))
+    tiny = concept(np.arange(80_000.0), errors(random, (40_000, 0.20), (40_000, 0.23)))
     assert (tiny.status, "too little to matter" in tiny.sentence) == ("pass", True)
+    worse = concept(np.arange(80_000.0), errors(random, (40_000, 0.02), (40_000, 0.04)))
+    assert worse.status == "fail", "twice as many errors matter, however few they were"
     assert "too few labels" in concept([1.0], [1.0]).sentence
     assert concept(np.arange(2.0 * LEAST), np.zeros(2 * LEAST)).status == "pass"
 

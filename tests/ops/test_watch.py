@@ -16,11 +16,12 @@ import pytest
 import boucle
 from boucle.core import predictions
 from boucle.core.errors import Corrupt, Invalid
+from boucle.core.labels import read
 from boucle.core.records import Edge, Service, Verdict
 from boucle.core.refs import new_id
 from boucle.core.where import field
 from boucle.ledger import datasets, models, services
-from boucle.ops.label import label, read
+from boucle.ops.label import label
 from boucle.ops.serve.predictions import PredictionLog
 from boucle.ops.watch import PREDICTION, log, look, reference, tally, watch
 
@@ -127,9 +128,12 @@ def test_an_alarm_is_noted_once_and_so_is_its_end(fake, monkeypatch):
     assert [v.status for v in verdicts(one)] == ["pass", "fail"]
     assert verdicts(one)[1].evidence["moved"] == [PREDICTION, "km"]
     assert events(one) == [("pass", "fail")]
+    (event,) = one.ws.store.events(subject=str(one.service), type="service.drift")
+    assert event.data["since"] == min(seen.since_time.values())
     one.answer(rides(6000, seed=4))
     assert watch(one.ws, one.service).status == "pass"
     assert events(one) == [("pass", "fail"), ("fail", "pass")]
+    assert "since" not in one.ws.store.events(subject=str(one.service), type="service.drift")[-1].data
 
 
 def test_reading_on_gives_what_reading_at_once_gives(fake, monkeypatch):

@@ -37,6 +37,7 @@ class World:
             proceed=lambda ws, rollout: self._proceed(rollout),
             revive=lambda ws: self._do("revive") or [],
             look=lambda ws, service: self._do("look", service) or self.seen,
+            seal=lambda ws, service: self._do("seal", service) or self.sealed,
             promote=lambda ws, model, stage, reason: self._do("promote", model.key, stage),
             alert=lambda ws, name, subject, **facts: self._do(
                 "alert", name, subject, facts["severity"], facts["title"]
@@ -44,6 +45,7 @@ class World:
             follow=lambda ws, state: self._do("follow") or {"at": state.get("at", 0) + 1},
             deliver=lambda ws: self._do("deliver") or 0,
         )
+        self.sealed = SimpleNamespace(new=True, rows=7, dataset=SimpleNamespace(key="churn-predictions@1"))
         self.seen = SimpleNamespace(status="pass", sentence="as in training")
 
     def _do(self, verb, *about):
@@ -429,6 +431,22 @@ def test_each_service_that_answers_is_watched(ws, world, configure, tend):
     ws.time += 10
     assert tend() == []
     assert len(world.asked("look")) == 6
+
+
+def test_traffic_is_sealed_now_and_then(ws, world, configure, tend):
+    configure(worker={"seal": "1 hour"})
+    for revision in (2, 3):
+        ws.store.put(Service(name="churn", revision=revision, model="churn@1", status="ready"))
+    tend(), tend()
+    assert world.asked("seal") == []
+    ws.time += 3600
+    assert "seal:churn: 7 predictions became churn-predictions@1" in tend("two")
+    tend()
+    assert world.asked("seal") == [("seal", "churn")]
+    configure(worker={"seal": "never"})
+    ws.time += 7200
+    tend()
+    assert world.asked("seal") == [("seal", "churn")]
 
 
 def test_rollouts_go_on_until_they_end(ws, world, tend):

@@ -1,5 +1,6 @@
 """Ask a bundle in a clean process: `python -I -m boucle.core.answer FOLDER`. Rows of JSON on standard input, one a line;
-answers on standard output in the same way. What the model prints goes to standard error. Ends with code 1 and the reason when it fails."""
+answers on standard output in the same way. What the model prints goes to standard error. Ends with code 1 and the reason when
+it fails."""
 
 from __future__ import annotations
 

@@ -34,6 +34,7 @@ KINDS = (
     "rollout",
     "verdict",
     "event",
+    "alert",
     "prediction",
 )
 

@@ -11,12 +11,14 @@ from boucle.core.errors import Invalid
 from boucle.core.records import Dataset, Edge, Event, Verdict
 from boucle.core.refs import Ref, new_id
 from boucle.core.schema import INTEGERS
+from boucle.core.where import field
 from boucle.ledger import datasets, recording
 from boucle.measure.quality import ColumnProfile, Profile
 from boucle.ports.lookup import lookup
 
 Checks = Mapping[str, Any] | Iterable[Mapping[str, Any]]
 
+_LOOKED_BACK = 1000  # failing verdicts
 _FEW = 20  # distinct values of a column that is taken for categories
 
 
@@ -26,7 +28,8 @@ def validate(ws: datasets.Ledger, ref: Ref | str, checks: Checks) -> list[Verdic
     `checks` is a mapping of check -> options (or a list of options, to run one more than once), or a list of mappings
     with the check's name under `check` beside its options, as `expectations` gives them. Raises `NotFound` for an
     unknown check and `Invalid` for bad options, before any verdict is kept; data that is not as it should be is a
-    verdict, not an error.
+    verdict, not an error, and the event `data.failed`. When the same check of the same column passes again, on this or a later
+    version, that is `data.passed`.
 
         validate(ws, "tx@latest", {"required": {"columns": ["id"]}, "unique": {"column": "id"}})
     """
@@ -78,6 +81,7 @@ def _flat(checks: Checks) -> list[tuple[str, Mapping[str, Any]]]:
 
 def _keep(ws: datasets.Ledger, dataset: Dataset, verdicts: list[Verdict]) -> None:
     with ws.store.transaction():
+        failing = _failing(ws, dataset, {v.check for v in verdicts})
         ws.store.add(*verdicts)
         ws.store.link(*(Edge(str(v.ref), "judges", v.subject, v.created) for v in verdicts))
         ws.store.append(
@@ -89,6 +93,52 @@ def _keep(ws: datasets.Ledger, dataset: Dataset, verdicts: list[Verdict]) -> Non
                 data={"verdicts": {v.id: [v.check, v.status] for v in verdicts}},
             )
         )
+        for what in dict.fromkeys(map(_what, verdicts)):
+            mine = [v for v in verdicts if _what(v) == what]
+            bad = [v for v in mine if v.status == "fail"]
+            if bad:
+                _note(ws, dataset, "data.failed", bad[0])
+            elif what in failing and all(v.status == "pass" for v in mine):
+                _note(ws, dataset, "data.passed", mine[0])
+
+
+def _note(ws: datasets.Ledger, dataset: Dataset, type: str, verdict: Verdict) -> None:
+    check, column = _what(verdict)
+    ws.store.append(
+        Event(
+            type=type, subject=str(dataset.ref), time=time.time(), actor=ws.actor, reason=verdict.summary,
+            data={
+                "check": check, "column": column, "status": verdict.status, "summary": verdict.summary,
+                "since": dataset.created, "verdict": verdict.id,
+            },
+        )
+    )  # fmt: skip
+
+
+def _what(verdict: Verdict) -> tuple[str, str]:
+    """What is checked, whatever the bounds: the check, and the column where it has one."""
+    return verdict.check, str(verdict.evidence.get("options", {}).get("column", ""))
+
+
+def _failing(ws: datasets.Ledger, dataset: Dataset, checks: set[str]) -> set[tuple[str, str]]:
+    """What failed the last time it was checked, on this version or an earlier one."""
+    of = field("subject").starts(f"dataset:{dataset.name}@") & field("check").within(sorted(checks))
+    failed: dict[tuple[str, str], Verdict] = {}
+    for verdict in ws.store.find(Verdict, of & (field("status") == "fail"), order=["-id"], limit=_LOOKED_BACK):
+        if _version(verdict) <= dataset.version:
+            failed.setdefault(_what(verdict), verdict)
+    if not failed:
+        return set()
+    since = field("id") > min(v.id for v in failed.values())
+    for passed in ws.store.find(Verdict, of & (field("status") == "pass") & since):
+        before = failed.get(_what(passed))
+        if before is not None and before.id < passed.id and _version(before) <= _version(passed):
+            del failed[_what(passed)]
+    return set(failed)
+
+
+def _version(verdict: Verdict) -> int:
+    return Ref.parse(verdict.subject).number or 0
 
 
 def statistics(ws: datasets.Ledger, ref: Ref | str) -> Profile:

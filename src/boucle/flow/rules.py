@@ -82,7 +82,7 @@ def _one(name: str, table: Any, place: str) -> Rule:
             fix="boucle journal shows the events there were",
         )
     subject = given.get("subject", "")
-    if subject and subject.partition(":")[0] not in (*KINDS, "rule", "schedule", "alert"):
+    if subject and subject.partition(":")[0] not in (*KINDS, "rule", "schedule"):
         raise Invalid(f"{place}: subject is {subject!r}", expected="a reference such as service:churn or model:churn")
     listed = [given["if"]] if isinstance(given.get("if"), str) else given.get("if", [])
     return Rule(

@@ -45,8 +45,9 @@ def commit(
 ) -> tuple[Dataset, bool]:
     """Make a table the next version of a dataset; returns it, and whether it is new.
 
-    Content that is identical to the latest version makes none. A schema that does not follow from the latest version's
-    (see `core.schema.evolve`) raises `Refused`, unless `evolve`. `frame` may have been written already.
+    Content that is identical to the latest version makes none. A new version is the event `dataset.committed`. A schema
+    that does not follow from the latest version's (see `core.schema.evolve`) raises `Refused`, unless `evolve`. `frame`
+    may have been written already.
     """
     check_name(name, "dataset name")
     frame = frame if isinstance(frame, tables.Stored) else Frame.of(frame)
@@ -85,7 +86,7 @@ def commit(
             ws.store.add(dataset)
             ws.store.append(
                 Event(
-                    type="dataset.version",
+                    type="dataset.committed",
                     subject=str(dataset.ref),
                     time=dataset.created,
                     actor=ws.actor,

@@ -9,17 +9,21 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from boucle.core import predictions
 from boucle.core.errors import Invalid, NotFound
-from boucle.core.records import RECORDS, Artifact, Code, Dataset, Model, Record, Run, Service
+from boucle.core.records import RECORDS, Alert, Artifact, Code, Dataset, Model, Record, Rollout, Run, Service, Verdict
 from boucle.core.refs import KINDS, Ref
 from boucle.core.where import field as column
 from boucle.ledger import recording
 
 if TYPE_CHECKING:
     from boucle.workspace import Workspace
+
+R = TypeVar("R", bound=Record)
+
+SHORT = 8  # characters at the end of an id, which tell things apart as the start does not
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +99,9 @@ def locate(ws: Workspace, ref: str) -> tuple[str, str]:
         "artifact": lambda r: _by_digest(ws, Artifact, Ref.parse(r, "artifact").name),
         "code": lambda r: _by_digest(ws, Code, Ref.parse(r, "code").name),
         "prediction": lambda r: _prediction_id(ws, Ref.parse(r, "prediction").name),
+        "rollout": lambda r: by_id(ws, Rollout, Ref.parse(r, "rollout").name).key,
+        "verdict": lambda r: by_id(ws, Verdict, Ref.parse(r, "verdict").name).key,
+        "alert": lambda r: by_id(ws, Alert, Ref.parse(r, "alert").name).key,
     }
     if sep:
         if kind in looks:
@@ -121,6 +128,23 @@ def locate(ws: Workspace, ref: str) -> tuple[str, str]:
             expected="one of " + ", ".join(f"{k}:{ref}" for k, _ in found),
         )
     return found[0]
+
+
+def by_id(ws: Workspace, kind: type[R], id: str, *, fix: str = "") -> R:
+    """A rollout, verdict or alert by its id, or by enough of its start or end, which tells them apart sooner. Raises `NotFound`,
+    and `Invalid` when it fits several."""
+    id = id.upper()
+    found = ws.store.get(kind, id)
+    if found is not None:
+        return found
+    part = ws.store.find(kind, column("id").contains(id)) if id else []
+    fitting = [r for r in part if r.key.endswith(id)] or [r for r in part if r.key.startswith(id)]
+    if len(fitting) > 1:
+        raise Invalid(f"{id!r} is part of the id of more than one {kind.KIND}", expected="more of the id")
+    if not fitting:
+        recent = ws.store.find(kind, order=["-id"], limit=50)
+        raise NotFound.named(kind.KIND, id, {r.key[-SHORT:] for r in recent}, fix=fix)
+    return fitting[0]
 
 
 def _by_digest(ws: Workspace, kind: type[Record], start: str) -> str:

@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from boucle.core import predictions
+from boucle.core import labels, predictions
 from boucle.core.errors import BoucleError, Corrupt
-from boucle.core.records import RELATIONS, Artifact, Code, Dataset, Event, Model, Record, Run, Service
+from boucle.core.records import (
+    RELATIONS,
+    Alert,
+    Artifact,
+    Code,
+    Dataset,
+    Event,
+    Lease,
+    Model,
+    Record,
+    Rollout,
+    Run,
+    Service,
+    Verdict,
+)
 from boucle.ledger import tables
 
 if TYPE_CHECKING:
@@ -25,11 +40,11 @@ class Report:
 
 
 def check(ws: Workspace) -> Report:
-    """Check store, blobs, what records say of blobs and of each other, and the prediction logs."""
+    """Check store, blobs, what records say of blobs and of each other, and what services wrote: predictions, failures, labels."""
     report = Report()
     report.problems += ws.store.check()
     report.problems += ws.blobs.check()
-    kinds: tuple[type[Record], ...] = (Dataset, Code, Run, Artifact, Model, Service)
+    kinds: tuple[type[Record], ...] = (Dataset, Code, Run, Artifact, Model, Service, Rollout, Verdict, Lease, Alert)
     for kind in kinds:
         try:
             records = ws.store.find(kind)
@@ -38,8 +53,7 @@ def check(ws: Workspace) -> Report:
             continue
         report.counts[f"{kind.KIND}s"] = len(records)
         for record in records:
-            if isinstance(record, Service):
-                report.problems += predictions.check(Path(record.folder) / "predictions")
+            report.problems += _of_others(ws, record)
             for blob in _blobs_of(ws, record, report):
                 if not ws.blobs.has(blob):
                     report.problems.append(f"{record} needs blob {blob[:12]}, which is not there")
@@ -49,11 +63,39 @@ def check(ws: Workspace) -> Report:
     return report
 
 
+def _of_others(ws: Workspace, record: Record) -> Iterator[str]:
+    """What is wrong with what a record says of other records, and with the files that are its own."""
+    match record:
+        case Service():
+            if record.folder:
+                yield from predictions.check(Path(record.folder, "predictions"))
+                yield from predictions.check(Path(record.folder, "failures"))
+                try:
+                    labels.read(Path(record.folder))
+                except Corrupt as error:
+                    yield error.what
+        case Rollout():
+            if record.model and ws.store.get(Model, record.model) is None:
+                yield f"{record} is of model {record.model}, which is not there"
+            for revision in filter(None, (record.before, record.after)):
+                if ws.store.get(Service, f"{record.service}@{revision}") is None:
+                    yield f"{record} is of {record.service}@{revision}, which is not there"
+        case Lease():
+            if record.holder and not record.until:
+                yield f"{record} is held by {record.holder} without an end"
+        case Alert():
+            if record.status == "resolved" and not record.resolved:
+                yield f"{record} is resolved, and nobody knows when"
+            if record.status not in ("open", "acknowledged", "resolved"):
+                yield f"{record} is {record.status!r}, which no alert is"
+
+
 def _blobs_of(ws: Workspace, record: Record, report: Report) -> list[str]:
     """The blobs a record cannot do without."""
     match record:
         case Dataset():
-            return [*_table_blobs(ws, record.manifest, str(record), report), *filter(None, [record.statistics])]
+            grown = record.tags.get("grown", {}).get("ids", "")  # which predictions came into it
+            return [*_table_blobs(ws, record.manifest, str(record), report), *filter(None, [record.statistics, grown])]
         case Code():
             found = list(filter(None, [record.sources, record.diff]))
             if ws.blobs.has(record.sources):

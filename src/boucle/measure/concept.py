@@ -21,7 +21,8 @@ Floats = NDArray[np.float64]
 
 LEVEL = 0.05  # chance of a false alarm of Adwin, in all
 LEAST = 30  # labelled predictions on each side of a change
-EFFECT = 0.05  # rise of the mean error, of errors between 0 and 1, that is worth saying
+EFFECT = 0.05  # change of the mean error, of errors between 0 and 1, that is worth saying in any case,
+SHARE, SMALL = 0.25, 0.01  # as is one by a quarter of what it was, if it is not tiny
 _BUCKETS = 5  # of each size
 _EVERY = 32  # errors between looks for a cut
 
@@ -173,7 +174,7 @@ def concept(times: Sequence[float], errors: Sequence[float], *, level: float = L
         return Concept("pass", f"the {what} is steady at {mean:.3g}", count, mean, mean, rising=rising)
     at = _split(ordered, max(0, start - (count - start)))
     before, after = float(ordered[:at].mean()), float(ordered[at:].mean())
-    if abs(after - before) < EFFECT:
+    if abs(after - before) < min(EFFECT, max(SMALL, SHARE * before)):
         said = f"the {what} went from {before:.3g} to {after:.3g}, too little to matter"
         return Concept("pass", said, count, before, after, rising=rising)
     rose = after > before

@@ -17,6 +17,7 @@ Johnson and Lindenstrauss 1984) and random Fourier features of them (Rahimi and 
 from __future__ import annotations
 
 import base64
+import itertools
 import math
 import re
 import zlib
@@ -45,6 +46,7 @@ MEMORY = 7  # chunks that the classifier remembers, about
 _STEP = 25  # rows between two sizes of the bet
 _FADE = 0.7  # what is left of the memory of the bet after a step
 _BOLDEST = 1.5  # bet; with 1 / (1/2 + e) the wealth could be lost at once
+_GAPS = {i: " " for i in range(128) if not (chr(i).isalnum() or chr(i) == "_")}
 _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|\w+")  # scripts without spaces: each character
 
 
@@ -111,6 +113,18 @@ class Domain:
     @cached_property
     def compared(self) -> Floats:
         return self.rows[len(self.rows) // 2 :]
+
+    @cached_property
+    def _filled(self) -> tuple[NDArray[np.intp], NDArray[np.intp], Floats]:
+        rows, places = np.nonzero(self.compared)
+        return rows, places, self.compared[rows, places]
+
+    def compared_by(self, weights: Floats) -> Floats:
+        """The sums of the weighed features of the rows that are compared with; most features of texts are 0."""
+        if self.length:
+            return self.compared @ weights
+        rows, places, values = self._filled
+        return np.bincount(rows, values * weights[places], len(self.compared)).astype(np.float32)
 
     def to_json(self) -> dict[str, Any]:
         packed = zlib.compress(self.rows.astype(np.float16).tobytes(), 1)
@@ -205,7 +219,7 @@ class Learner:
             mean, variance = self.domain.learned
             if self._version > 1:
                 self._gathered = ((self._mean - mean) / variance).astype(np.float32)
-                self._compared = np.sort(self.domain.compared @ self._gathered)
+                self._compared = np.sort(self.domain.compared_by(self._gathered))
             else:
                 self._compared = np.zeros(len(self.domain.compared), np.float32)
         return self._compared
@@ -229,18 +243,22 @@ def _place(word: str) -> int:
     return zlib.crc32(word.encode("utf-8", "replace")) % WIDTH
 
 
+def _split(text: str) -> list[str]:
+    # What the pattern finds in plain ASCII, several times faster.
+    return text.translate(_GAPS).split() if text.isascii() else _WORD.findall(text)
+
+
 def _words(array: pa.Array) -> Floats:
     """Counts of hashed words, on a logarithmic scale, of length 1 per row."""
-    places: list[int] = []
-    rows: list[int] = []
-    for i, text in enumerate(array.to_pylist()):
-        found = [_place(w) for w in _WORD.findall(text.lower())]
-        places += found
-        rows += [i] * len(found)
-    flat = np.bincount(np.array(rows, np.int64) * WIDTH + np.array(places, np.int64), minlength=len(array) * WIDTH)
-    counts = np.log1p(flat.reshape(len(array), WIDTH).astype(np.float32))
-    norms = np.sqrt((counts**2).sum(axis=1, keepdims=True))
-    return np.asarray(counts / np.maximum(norms, 1e-9), np.float32)
+    found = [_split(text) for text in pc.utf8_lower(array).to_pylist()]
+    places = np.fromiter(map(_place, itertools.chain.from_iterable(found)), np.int64)
+    rows = np.repeat(np.arange(len(found)), np.fromiter(map(len, found), np.int64, len(found)))
+    cells, counts = np.unique(rows * WIDTH + places, return_counts=True)
+    weights, at = np.log1p(counts), cells // WIDTH
+    norms = np.sqrt(np.bincount(at, weights**2, len(found)))
+    out = np.zeros(len(found) * WIDTH, np.float32)
+    out[cells] = weights / norms[at]
+    return out.reshape(len(found), WIDTH)
 
 
 def _usable(array: pa.Array, length: int) -> NDArray[np.bool_]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from boucle.core.errors import Invalid
 from boucle.core.schema import jsonable
 from boucle.measure import evidence
 from boucle.measure.sketch import ABOVE, BELOW, MISSING, NEW, ColumnReference, Reference, Sketch, Window
+from boucle.measure.stretches import Usual, beyond, clumps, corrected, divergence
 
 Floats = NDArray[np.float64]
 
@@ -125,15 +126,17 @@ def drift(
     starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
     rows = int(sizes.sum())
     delta = level / 10 / len(names)
-    found = [
-        _examine(reference.columns[n], [c.columns[n] for c in chunks], starts, rows, delta, least_rows) for n in names
+    judged = [
+        _judge(
+            reference.columns[n], [c.columns[n] for c in chunks], starts, rows, delta, least_rows, (warn, fail), shares
+        )
+        for n in names
     ]
-    grades = [_grade(f.scores, warn, fail, shares) for f in found]
-    effective = [f.log_e if grade else -math.inf for f, grade in zip(found, grades, strict=True)]
+    effective = [f.log_e if grade else -math.inf for f, grade in judged]
     alarms = evidence.e_bh(np.array(effective), 0.9 * level)
     columns = tuple(
         _verdict(reference.columns[n], f, grade if alarm else 0, bool(grade), rows, least_rows)
-        for n, f, grade, alarm in zip(names, found, grades, alarms, strict=True)
+        for n, (f, grade), alarm in zip(names, judged, alarms, strict=True)
     )
     worst = max(_STATUSES.index(c.status) for c in columns)
     return Drift(_STATUSES[worst], _overall(columns, rows, least_rows), rows, reference.rows, level, columns)
@@ -147,9 +150,28 @@ class _Found:
     sketch: Sketch
 
 
+def _judge(
+    column: ColumnReference, sketches: Sequence[Sketch], starts: NDArray[Any], rows: int, delta: float, least: int,
+    bounds: tuple[float, float], shares: tuple[float, float],
+) -> tuple[_Found, int]:  # fmt: skip
+    """What was found and how bad it would be if it is no chance. Of a reference in the order of time, both that rows count for
+    less than one each, and that there are values as no stretch of it had, are weighed; what is said of a column is the one
+    that shows, and each gets half of the evidence."""
+    one = _examine(column, sketches, starts, rows, delta, least, column.usual)
+    grade = _grade(one.scores, bounds, shares)
+    if not column.usual:
+        return one, grade
+    other = _examine(column, sketches, starts, rows, delta, least, ())
+    strange = _strange(other.scores)
+    worse = _reached(strange, shares) if beyond(strange, column.usual, other.sketch.rows) else 0
+    one, other = (replace(f, log_e=f.log_e - math.log(2)) for f in (one, other))
+    return (other, worse) if worse and (not grade or other.log_e > one.log_e) else (one, grade)
+
+
 def _examine(
-    column: ColumnReference, sketches: Sequence[Sketch], starts: NDArray[Any], rows: int, delta: float, least: int
-) -> _Found:
+    column: ColumnReference, sketches: Sequence[Sketch], starts: NDArray[Any], rows: int, delta: float, least: int,
+    usual: Sequence[Usual],
+) -> _Found:  # fmt: skip
     # Sums over what comes after each start: a window per chunk boundary.
     after = np.cumsum(np.array([s.counts for s in sketches])[::-1], axis=0)[::-1]
     since, log_e = 0, 0.0
@@ -157,8 +179,9 @@ def _examine(
         usable = rows - starts >= least
         groups = column.groups
         pooled = np.stack([np.bincount(groups, row, int(groups.max()) + 1) for row in after])
+        reference = column.pooled(column.counts) / clumps(usual, column.rows)
+        pooled = pooled / np.array([clumps(usual, int(m)) for m in rows - starts])[:, None]
         coarse = _coarse(column.kind, pooled)
-        reference = column.pooled(column.counts)
         rough = _coarse(column.kind, reference[None])[0]
         each = np.logaddexp(
             evidence.log_e(reference, pooled, delta / 2), evidence.log_e(rough, coarse, delta / 2)
@@ -203,11 +226,14 @@ def scores(column: ColumnReference, sketch: Sketch) -> Scores:
     if not m or not n:
         return Scores(0.0, _share(column.counts, MISSING))
     before, now = column.pooled(column.counts), column.pooled(sketch.counts)
-    distance = js(before, now)
-    statistic, p = chi_square(before, now)
+    # Categories are not pooled for these two, so that they are what their definitions say.
+    single = column.kind == "category"
+    whole = (column.counts, sketch.counts) if single else (before, now)
+    distance = js(*whole)
+    statistic, p = chi_square(*whole)
     facts: dict[str, Any] = {
         "missing": _share(sketch.counts, MISSING), "missing_before": _share(column.counts, MISSING),
-        "psi": psi(before, now), "js": distance, "effect": corrected(before, now),
+        "psi": psi(before, now), "js": distance, "effect": float(corrected(before, now)),
         "chi_square": statistic, "chi_square_p": p,
     }  # fmt: skip
     if column.kind == "category" and column.complete:
@@ -238,27 +264,7 @@ def psi(before: NDArray[Any], now: NDArray[Any]) -> float:
 def js(before: NDArray[Any], now: NDArray[Any]) -> float:
     """Jensen-Shannon distance, base 2: 0 for the same shares, 1 for nothing in common (Lin 1991; a metric by Endres and
     Schindelin 2003). Defined for empty groups."""
-    return math.sqrt(_divergence(before, now))
-
-
-def corrected(before: NDArray[Any], now: NDArray[Any]) -> float:
-    """The Jensen-Shannon distance less what chance alone adds: to first order the divergence of two samples of one source
-    is (K-1)(1/n + 1/m) / 8 nats on average (Grosse et al. 2002), with K the groups that occur."""
-    n, m = before.sum(), now.sum()
-    occurring = int(((before + now) > 0).sum())
-    chance = (occurring - 1) * (1 / n + 1 / m) / 8 / math.log(2)
-    return math.sqrt(max(0.0, _divergence(before, now) - chance))
-
-
-def _divergence(before: NDArray[Any], now: NDArray[Any]) -> float:
-    p, q = before / before.sum(), now / now.sum()
-    middle = (p + q) / 2
-
-    def half(x: Floats) -> float:
-        seen = x > 0
-        return float((x[seen] * np.log2(x[seen] / middle[seen])).sum())
-
-    return max(0.0, (half(p) + half(q)) / 2)
+    return math.sqrt(divergence(before, now))
 
 
 def ks(before: NDArray[Any], now: NDArray[Any]) -> tuple[float, float]:
@@ -310,9 +316,13 @@ def chi_square(before: NDArray[Any], now: NDArray[Any]) -> tuple[float, float]:
     return statistic, float(chdtrc(table.shape[1] - 1, statistic))
 
 
-def _grade(found: Scores, warn: float, fail: float, shares: tuple[float, float]) -> int:
-    strange = max(abs(found.missing - found.missing_before), found.new or 0.0, found.outside or 0.0)
-    return max(_reached(found.effect, (warn, fail)), _reached(strange, shares))
+def _grade(found: Scores, bounds: tuple[float, float], shares: tuple[float, float]) -> int:
+    return max(_reached(found.effect, bounds), _reached(_strange(found), shares))
+
+
+def _strange(found: Scores) -> float:
+    """The share of rows more missing than before, new, or out of range."""
+    return max(abs(found.missing - found.missing_before), found.new or 0.0, found.outside or 0.0)
 
 
 def _reached(value: float, bounds: tuple[float, float]) -> int:
@@ -364,7 +374,7 @@ def _what_moved(column: ColumnReference, found: _Found) -> list[str]:
 def _inside(column: ColumnReference, sketch: Sketch) -> float:
     """The effect among the values that training knew."""
     before, now = (column.pooled(c)[_outside(column.kind) :] for c in (column.counts, sketch.counts))
-    return corrected(before, now) if before.sum() and now.sum() else 0.0
+    return float(corrected(before, now)) if before.sum() and now.sum() else 0.0
 
 
 def _shift(column: ColumnReference, sketch: Sketch) -> str:

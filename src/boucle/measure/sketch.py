@@ -24,8 +24,10 @@ from boucle.core.errors import Invalid, NotFound
 from boucle.core.frames import Frame, type_name
 from boucle.core.schema import FLOATS, INTEGERS
 from boucle.measure.domain import Domain, Learner, Told
+from boucle.measure.stretches import Usual, chosen, in_time_order, usual
 
 CELLS = 200  # cells between quantiles
+_TAILS = np.array([1e-4, 3e-4, 1e-3, 2.5e-3])  # more quantiles, as the outermost cells are wide
 NAMED = 1000  # categories with a cell of their own
 GROUPS = 10  # what the cells are pooled into for scores and tests
 SHOWN_GROUPS = 20  # categories that are a group of their own
@@ -102,7 +104,8 @@ class ColumnReference:
     numbers of one length) or other (of which only what is missing is watched, as of times, which always move on).
     `counts` are of missing, below, each edge's cell `(edge before, edge]`, above; of missing, new, each of `categories`;
     or of missing and present. Where there were more than `NAMED` values, `complete` is false and what is new cannot be
-    told from what is rare. Of texts and vectors `domain` has rows that traffic is told from.
+    told from what is rare. Of texts and vectors `domain` has rows that traffic is told from. `usual` has what stretches of
+    the reference differed by, the shortest first, where its rows are in the order of time.
     """
 
     name: str
@@ -113,6 +116,7 @@ class ColumnReference:
     complete: bool = True
     std: float = 0.0
     domain: Domain | None = None
+    usual: tuple[Usual, ...] = ()
 
     @property
     def rows(self) -> int:
@@ -249,6 +253,7 @@ class ColumnReference:
             "name": self.name, "kind": self.kind, "counts": self.counts.tolist(), "edges": self.edges.tolist(),
             "categories": list(self.categories), "complete": self.complete, "std": self.std,
             "domain": self.domain.to_json() if self.domain is not None else None,
+            "usual": [astuple(u) for u in self.usual],
         }  # fmt: skip
 
     @classmethod
@@ -258,6 +263,7 @@ class ColumnReference:
             "edges": np.array(data["edges"], np.float64),
             "categories": tuple(data["categories"]),
             "domain": Domain.from_json(data["domain"]) if data.get("domain") else None,
+            "usual": tuple(Usual(*u) for u in data.get("usual", ())),
         }
         return cls(**{**data, **changed})
 
@@ -270,18 +276,23 @@ class Reference:
     columns: dict[str, ColumnReference]
 
     @classmethod
-    def of(cls, data: Any) -> Reference:
+    def of(cls, data: Any, *, ordered: bool | None = None, every: float = 1.0) -> Reference:
         """The reference that a table makes; anything `Frame.of` takes. One pass, or two beyond two million rows, when the
-        quantiles come from a uniform sample and the counts from all rows. Raises `Invalid` for a table without rows."""
+        quantiles come from a uniform sample and the counts from all rows. Raises `Invalid` for a table without rows.
+
+        `ordered` says that rows are in the order of time, which a column of times in that order shows by itself: then traffic
+        must differ by more than stretches of the reference did. `every` is how many rows there were for each one given."""
         frame = Frame.of(data)
         if len(frame) == 0:
             raise Invalid("the reference has no rows", expected="rows that the model was trained on")
+        ordered = in_time_order(frame) if ordered is None else ordered
         if len(frame) <= WHOLE:
             table = frame.table()
-            made = _together(lambda n: _column_reference(n, _one(table.column(n))), frame.columns)
+            made = _together(lambda n: _column_reference(n, _one(table.column(n)), ordered, every), frame.columns)
             return cls(len(frame), {c.name: c for c in made})
         drawn = frame.sample(WHOLE // 4).table()
-        made = _together(lambda n: _column_reference(n, _one(drawn.column(n))), frame.columns)
+        every *= len(frame) / len(drawn)
+        made = _together(lambda n: _column_reference(n, _one(drawn.column(n)), ordered, every), frame.columns)
         draft = cls(len(frame), {c.name: c for c in made})
         counted = draft.window(frame)
         return cls(len(frame), {n: _counted(c, counted.columns[n]) for n, c in draft.columns.items()})
@@ -334,8 +345,22 @@ def kind_of(type_: str) -> str:
     return "category" if type_ in ("string", "bool") else "other"
 
 
-def _column_reference(name: str, array: pa.Array) -> ColumnReference:
+def _column_reference(name: str, array: pa.Array, ordered: bool, every: float) -> ColumnReference:
     array = _plain(array)
+    column = _watched(name, array)
+    return replace(column, usual=_usual(column, array, every)) if ordered else column
+
+
+def _usual(column: ColumnReference, array: pa.Array, every: float) -> tuple[Usual, ...]:
+    known = slice(0, 0) if column.kind in ("other", "vector") else slice(2, -1 if column.edges.size else None)
+    total, groups, numbers, found = round(len(array) * every), column.groups, bool(column.edges.size), []
+    for length, parts, places in chosen(len(array)):
+        cells = column.cells(array.take(pa.array(places.ravel()))).reshape(places.shape)
+        found.append(usual(round(length * every), total, parts, cells, groups, known, numbers=numbers))
+    return tuple(found)
+
+
+def _watched(name: str, array: pa.Array) -> ColumnReference:
     kind = kind_of(type_name(array.type))
     if kind == "number":
         return _of_numbers(name, kind, _numbers(name, kind, array))
@@ -370,7 +395,8 @@ def _of_numbers(name: str, kind: str, values: NDArray[np.float64]) -> ColumnRefe
     if not finite.size:
         return replace(_counted(ColumnReference(name, kind, np.zeros(3, np.int64)), None, values))
     # Edges are values that occurred, so that each value of a column with few of them has its own cell.
-    places = np.linspace(0, len(finite) - 1, CELLS + 1).round().astype(np.int64)
+    at = np.concatenate([np.linspace(0, 1, CELLS + 1), _TAILS, 1 - _TAILS])
+    places = (at * (len(finite) - 1)).round().astype(np.int64)
     edges = np.unique(finite[places])
     with np.errstate(over="ignore", invalid="ignore"):
         std = float(finite.std())

@@ -19,12 +19,13 @@ import numpy as np
 
 from boucle.core import predictions
 from boucle.core.errors import Invalid, NotFound
+from boucle.core.labels import read
 from boucle.core.records import Model, Rollout, Service
 from boucle.core.schema import jsonable
 from boucle.core.where import field
 from boucle.measure.effect import WORSE, Measure, Row, Sample, about, duration, effect_shown, judge, path, said
 from boucle.measure.sequential import Interval, share
-from boucle.ops.label import read, read_as, task_of
+from boucle.ops.label import read_as, task_of
 
 if TYPE_CHECKING:
     from boucle.workspace import Workspace

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from boucle.core.errors import Invalid, Unavailable
 from boucle.core.records import Service
+from boucle.core.refs import Ref
 from boucle.core.schema import jsonable
 from boucle.ledger import services
 
@@ -26,13 +27,14 @@ def predict(
     key: str = "",
 ) -> list[dict[str, Any]]:
     """Send rows of raw input to a service; returns one answer per row, each with the id of its prediction. `key` names who
-    asks, so that an experiment always gives them the same revision."""
+    asks, so that an experiment always gives them the same revision. Of name@revision that one is asked, whatever its share."""
     found = service if isinstance(service, Service) else services.resolve(ws, service)
-    if found.status != "ready":
+    named = isinstance(service, str) and Ref.parse(service, "service").version not in ("", "latest")
+    if found.status != "ready" and not (named and found.status == "trial"):
         raise Unavailable(
             f"{found} is {found.status}", expected="a service that runs", fix=f"boucle deploy {found.name}"
         )
-    return post(found.url, rows, timeout=timeout, key=key)
+    return post(found.url, rows, timeout=timeout, key=key, revision=found.revision if named else 0)
 
 
 def post(

@@ -83,13 +83,14 @@ def kpis(
 
     `deployment_time`: seconds from the commit of the code that trained a model to that model answering in production,
     median, with the 90th percentile; each commit counts once per service, when it first gets there (DORA: change lead
-    time). `lead_time`: the same from the registration of the model. `update_frequency`: successful updates per week of the
-    window, of one week at least (DORA: deployment frequency). `change_failure_rate`: share of the updates that failed or
-    were rolled back, or after which, within a day (`TROUBLE_SECONDS`), the model before was brought back or a critical
-    alert about the service was opened that an update can cause (drift comes from outside; DORA: change fail rate). `time_to_detect`: mean seconds from the onset of trouble to
-    its alert, where the onset is known. `time_to_resolve`: mean seconds from the onset, or else from the alert, until it
-    was resolved (DORA: failed deployment recovery time, here for all trouble that people were told). `automation`: share of
-    the moves of models between stages, phases and ends of rollouts and finished rules that a worker made by itself.
+    time). `lead_time`: the same from the registration of the model. `update_frequency`: successful updates per week of
+    the window, of one week at least (DORA: deployment frequency). `change_failure_rate`: share of the updates that
+    failed or were rolled back, or after which, within a day (`TROUBLE_SECONDS`), the model before was brought back or a
+    critical alert about the service was opened that an update can cause (drift comes from outside; DORA: change fail
+    rate). `time_to_detect`: mean seconds from the onset of trouble to its alert, where the onset is known.
+    `time_to_resolve`: mean seconds from the onset, or else from the alert, until it was resolved (DORA: failed
+    deployment recovery time, here for all trouble that people were told). `automation`: share of the moves of models
+    between stages, phases and ends of rollouts and finished rules that a worker made by itself.
 
     Raises `Invalid` for a window that ends before it begins. An unknown service has no data.
 

@@ -1,15 +1,8 @@
-"""Label: what really happened, told later, by the id of the prediction. And how good the predictions were, given that.
-
-Labels lie beside the prediction log they belong to, one JSON object a line: `{"id": ..., "label": ..., "time": ...}`. Nothing
-is ever changed: of several labels for one prediction the last counts.
-"""
+"""Label: what really happened, told later, by the id of the prediction. And how good the predictions were, given that."""
 
 from __future__ import annotations
 
-import fcntl
-import json
 import math
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,10 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from boucle.core import predictions
-from boucle.core.errors import Corrupt, Invalid, Unavailable
+from boucle.core.labels import LOG, Labelled, keep, read
 from boucle.core.records import Model, Service
-from boucle.core.refs import id_time
-from boucle.core.schema import jsonable
 from boucle.core.where import field
 from boucle.ledger import services
 from boucle.measure import scores
@@ -30,18 +21,9 @@ from boucle.measure.concept import scaled
 if TYPE_CHECKING:
     from boucle.workspace import Workspace
 
-FILE = "labels.jsonl"
 _SPANS = (3600.0, 6 * 3600.0, 86400.0, 7 * 86400.0, 30 * 86400.0)
 _MOST_SPANS = 24
 _MOST_ERRORS = 20_000
-
-
-@dataclass(frozen=True, slots=True)
-class Labelled:
-    """What came of it: how many labels were kept, and the ids no revision of the service has given."""
-
-    kept: int
-    unknown: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,39 +55,8 @@ def label(ws: Workspace, service: Service | str, outcomes: Any) -> Labelled:
     >>> label(ws, "churn", {"01JC...": "stays"})
     """
     found = service if isinstance(service, Service) else services.resolve(ws, service)
-    pairs = [(_checked_id(i), _checked_label(i, v)) for i, v in _pairs(outcomes)]
     revisions = ws.store.find(Service, field("name") == found.name, order=["-revision"])
-    left = {i for i, _ in pairs}
-    now, kept = ws.now(), 0
-    for revision in revisions:
-        here = _given(Path(revision.folder, "predictions"), left)
-        left -= here
-        lines = [
-            json.dumps({"id": i, "label": v, "time": now}, ensure_ascii=False) + "\n" for i, v in pairs if i in here
-        ]
-        if lines:
-            _append(Path(revision.folder, FILE), "".join(lines).encode())
-            kept += len(lines)
-    return Labelled(kept, tuple(sorted(left)))
-
-
-def read(folder: Path) -> dict[str, Any]:
-    """The labels of a revision by prediction id; `folder` is the service's. A last line that was cut off is left out.
-    Raises `Corrupt` for any other damaged line."""
-    out: dict[str, Any] = {}
-    path = folder / FILE
-    if not path.is_file():
-        return out
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            if not line.endswith(b"\n"):
-                break
-            try:
-                row = json.loads(line)
-                out[row["id"]] = row["label"]
-            except (ValueError, KeyError, TypeError) as error:
-                raise Corrupt(f"{path}, line {number}, is not a label: {error}", expected="as it was written") from None
-    return out
+    return keep([Path(r.folder, LOG) for r in revisions], _pairs(outcomes), ws.now())
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,59 +180,3 @@ def _pairs(given: Any) -> Iterable[tuple[Any, Any]]:
     frame = Frame.of(given)
     table = frame.table(["id", "label"])  # a missing column fails here, with the near ones
     return zip(table.column("id").to_pylist(), table.column("label").to_pylist(), strict=True)
-
-
-def _checked_id(value: Any) -> str:
-    id_time(str(value))
-    return str(value).upper()
-
-
-def _checked_label(id: str, value: Any) -> Any:
-    plain = jsonable(value)
-    if plain is None or isinstance(plain, list | dict):
-        raise Invalid(f"the label of {id} is {value!r}", expected="a class or a number")
-    return plain
-
-
-def _given(folder: Path, ids: set[str]) -> set[str]:
-    if len(ids) <= 200:
-        return {i for i in ids if predictions.find(folder, i) is not None}
-    return {r["id"] for r in predictions.scan(folder, report=lambda _: None) if r["id"] in ids}
-
-
-def _append(path: Path, data: bytes) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            size = _whole(file)
-            # A line that was cut off was never acknowledged; appending to it would damage the next one, too.
-            os.ftruncate(file, size)
-            os.lseek(file, size, os.SEEK_SET)
-            try:
-                done = 0
-                while done < len(data):
-                    done += os.write(file, data[done:])
-                os.fsync(file)
-            except OSError:
-                os.ftruncate(file, size)
-                raise
-        finally:
-            os.close(file)
-    except OSError as error:
-        raise Unavailable(
-            f"labels cannot be written to {path}: {error.strerror or error}", expected="a folder that may be written to"
-        ) from error
-
-
-def _whole(file: int) -> int:
-    """Bytes up to the end of the last whole line."""
-    end = os.lseek(file, 0, os.SEEK_END)
-    while end:
-        start = max(0, end - 4096)
-        at = os.pread(file, end - start, start).rfind(b"\n")
-        if at >= 0:
-            return start + at + 1
-        end = start
-    return 0

@@ -20,12 +20,12 @@ import pyarrow as pa
 from boucle.core import predictions
 from boucle.core.errors import Conflict, Invalid, NotFound, Unavailable
 from boucle.core.frames import Frame, to_batch
+from boucle.core.labels import read
 from boucle.core.records import Artifact, Dataset, Edge, Model, Service
 from boucle.core.refs import Ref, check_name, id_time, parse_time
 from boucle.core.schema import FLOATS, INTEGERS, Column, Schema, evolve
 from boucle.core.where import field as where
 from boucle.ledger import datasets, recording, services, tables
-from boucle.ops import label as labels
 
 if TYPE_CHECKING:
     from boucle.workspace import Workspace
@@ -312,7 +312,7 @@ def _counts(record: Mapping[str, Any]) -> bool:
 
 def _told(revisions: Sequence[Service]) -> Iterator[tuple[str, Any]]:
     for revision in revisions:
-        yield from labels.read(Path(revision.folder)).items()
+        yield from read(Path(revision.folder)).items()
 
 
 def _parts(rows: Iterator[Any]) -> Iterator[list[Any]]:

@@ -37,6 +37,13 @@ def test_the_list_says_what_is_open_and_who_was_told(troubled, cli):
     assert cli("alerts", "list").out.splitlines() == said
 
 
+def test_it_is_shown_like_anything_else(troubled, cli):
+    _, first, _ = troubled
+    shown = cli("show", f"alert:{first[-8:]}", "--json").json
+    assert (shown["kind"], shown["id"], shown["status"], shown["opened"][:2]) == ("alert", first, "open", "20")
+    assert "2 of 3 columns moved" in cli("show", f"alert:{first}").out
+
+
 def test_nothing_is_open(home, cli):
     assert cli("init").code == 0
     assert cli("alerts").out == "no open alerts\n"

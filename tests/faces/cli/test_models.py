@@ -76,7 +76,7 @@ def test_why_and_impact(cli, trained):
 
 def test_journal(cli, trained):
     events = cli("journal", "--json").json
-    assert [e["type"] for e in events] == ["dataset.version", "model.registered"]
+    assert [e["type"] for e in events] == ["dataset.committed", "model.registered"]
     assert [e["type"] for e in cli("journal", "--type", "model", "--json").json] == ["model.registered"]
     assert [e["sequence"] for e in cli("journal", "--after", "1", "--json").json] == [2]
     assert [e["sequence"] for e in cli("journal", "--limit", "1", "--json").json] == [2]

@@ -104,6 +104,22 @@ def test_a_rule_or_schedule_that_fails_is_over_when_it_works(follower: Follower,
     assert follower.after(f"{kind}.done", f"{kind}:nightly") == []
 
 
+def test_data_that_fails_checks_is_over_when_each_of_them_passes(follower: Follower) -> None:
+    trips = [("data", "dataset:trips", "warning")]
+    assert (
+        follower.after("data.failed", "dataset:trips@1", check="between", column="km", since=7.0, reason="x") == trips
+    )
+    assert follower.after("data.failed", "dataset:trips@2", check="required", column="", since=9.0) == trips
+    (open_,) = alert.find(follower.shop.ws)
+    assert (open_.title, open_.onset, open_.count) == ("data of trips", 7.0, 2)
+    assert open_.data["of"] == ["between km", "required"]
+    assert follower.after("data.passed", "dataset:trips@3", check="required", column="") == trips
+    assert follower.after("data.passed", "dataset:trips@3", check="between", column="age") == trips
+    assert follower.after("data.passed", "dataset:other@3", check="between", column="km") == trips
+    assert follower.after("data.passed", "dataset:trips@3", check="between", column="km", reason="all fit") == []
+    assert alert.find(follower.shop.ws, all=True)[0].reason == "all fit"
+
+
 def test_stopping_a_revision_ends_what_was_wrong_with_it_alone(follower: Follower) -> None:
     follower.after("service.drift", f"{CHURN}@3", status="fail")
     follower.after("service.failed", f"{CHURN}@2")

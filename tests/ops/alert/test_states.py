@@ -187,20 +187,3 @@ def test_what_a_pattern_is_about(pattern: str, subject: str) -> None:
     assert not is_about(subject, f"{subject}x")
     if is_about(pattern, subject):
         assert subject.startswith(pattern.removesuffix("*"))
-
-
-# --- how fast ----------------------------------------------------------------------------------------------------------
-
-
-def test_mean_times(shop: Any) -> None:
-    assert alert.mean_times(shop.ws) == alert.Times(None, 0, None, 0)
-    now = shop.clock.now
-    alert.raise_(shop.ws, "drift", "service:a", onset=now - 10)
-    alert.raise_(shop.ws, "drift", "service:b", onset=now - 30)
-    alert.raise_(shop.ws, "drift", "service:c")  # of which the onset is not known
-    shop.pass_(100)
-    alert.resolve(shop.ws, ("drift", "service:a"))
-    alert.resolve(shop.ws, ("drift", "service:c"))
-    assert alert.mean_times(shop.ws) == alert.Times(detect=20.0, detected=2, resolve=105.0, resolved=2)
-    assert alert.mean_times(shop.ws, subject="service:b") == alert.Times(30.0, 1, None, 0)
-    assert alert.mean_times(shop.ws, since=now + 1) == alert.Times(None, 0, None, 0)

@@ -42,7 +42,7 @@ def add_alerts(parser: argparse.ArgumentParser) -> None:
 
 
 def _row(alert: Any) -> dict[str, Any]:
-    from boucle.ops.alert.states import SHORT
+    from boucle.ledger.lineage import SHORT
 
     return {
         "id": alert.id[-SHORT:], "severity": alert.severity, "status": alert.status, "what": alert.title,

@@ -195,7 +195,7 @@ def _story(ws: Workspace, found: Groups, traffic: Traffic, say: Say) -> dict[str
     say("now people come whose digits lean the other way")
     drift = journal.event("service.drift", lambda e: e.data.get("status") == "fail")
     say(f"drift found {drift.time - shifted:.1f} s after the shift")
-    journal.event("dataset.version", lambda e: e.subject.startswith(f"dataset:{NAME}@"))
+    journal.event("dataset.committed", lambda e: e.subject.startswith(f"dataset:{NAME}@"))
     # From here on others again, whom no model has seen.
     traffic.turn("recovering", found.late)
     won = journal.event("rollout.finished", lambda e: e.time > shifted)
@@ -243,7 +243,7 @@ def _sabotage(ws: Workspace, say: Say) -> str:
 class _Journal:
     """Reads events as they come, says those that tell the story, and waits for some of them."""
 
-    SHOWN = ("service.drift", "rule.", "rollout.", "model.registered", "model.stage", "dataset.version", "alert.opened")
+    SHOWN = ("service.drift", "rule.", "rollout.", "model.registered", "model.stage", "dataset.committed", "alert.opened")
 
     def __init__(self, ws: Workspace, traffic: Traffic, say: Say) -> None:
         self.ws, self.traffic, self.say = ws, traffic, say

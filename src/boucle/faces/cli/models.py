@@ -11,6 +11,8 @@ from typing import Any
 from boucle.faces.cli import out
 from boucle.faces.cli.here import opened
 
+_MOMENTS = ("created", "started", "ended", "time", "onset", "opened", "last", "acknowledged", "resolved")
+
 
 def add_models(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", nargs="?", default="", help="only the versions of this model")
@@ -59,7 +61,7 @@ def add_rollback(parser: argparse.ArgumentParser) -> None:
 def show_record(record: Any) -> dict[str, Any]:
     """A record as facts, times readable."""
     pairs = {f.name: getattr(record, f.name) for f in dataclasses.fields(record)}
-    return {k: out.when(v) if k in ("created", "started", "ended", "time") else v for k, v in pairs.items()}
+    return {k: out.when(v) if k in _MOMENTS else v for k, v in pairs.items()}
 
 
 def _row(model: Any) -> dict[str, Any]:

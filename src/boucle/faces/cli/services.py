@@ -38,14 +38,21 @@ def add_predict(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "rows", nargs="?", default="-", help="JSON: a row or a list of rows, a file with them, or - for standard input"
     )
+    parser.add_argument("--key", default="", help="who asks: the same key gets the same revision while several answer")
     parser.set_defaults(call=predict)
 
 
 def _row(service: Any) -> dict[str, Any]:
     return {
-        "service": service.key, "model": service.model, "status": service.status, "url": service.url,
-        "target": service.target, "since": out.when(service.created),
+        "service": service.key, "model": service.model, "status": service.status, "share": service.share,
+        "shadow": service.shadow, "url": service.url, "target": service.target, "since": out.when(service.created),
     }  # fmt: skip
+
+
+def _shown(service: Any) -> dict[str, Any]:
+    row = _row(service)
+    row["share"] = "shadow" if row.pop("shadow") else f"{100 * service.share:.3g} %" if service.share else ""
+    return row
 
 
 def deploy(args: argparse.Namespace) -> int:
@@ -72,23 +79,22 @@ def deploy(args: argparse.Namespace) -> int:
 
 
 def services(args: argparse.Namespace) -> int:
-    """What runs, after a look at whether it really does."""
+    """What runs, after a look at whether it really does; the newest revision where nothing does."""
     from boucle.core.records import Service
-    from boucle.ops.host import settle
+    from boucle.ops.host import LIVE, settle
 
     ws = opened(args)
     settle(ws)
     found = ws.store.find(Service, order=["name", "-revision"])
     if not args.all:
-        newest: dict[str, Any] = {}
-        for service in found:
-            if service.status == "ready" or service.name not in newest:
-                newest.setdefault(service.name, service)
-        found = list(newest.values())
+        live = [s for s in found if s.status in LIVE]
+        running = {s.name for s in live}
+        newest = {s.name: s for s in reversed(found) if s.name not in running}
+        found = sorted([*live, *newest.values()], key=lambda s: (s.name, -s.revision))
     if args.json:
         out.as_json([_row(s) for s in found])
     else:
-        out.table([_row(s) for s in found], "no services yet: boucle deploy MODEL")
+        out.table([_shown(s) for s in found], "no services yet: boucle deploy MODEL")
     return 0
 
 
@@ -128,11 +134,14 @@ def predict(args: argparse.Namespace) -> int:
             raise Invalid(f"the rows are not JSON: {error}", expected='such as {"age": 41} or [{"age": 41}]') from None
     if rows == []:
         raise Invalid("there are no rows to ask about", expected='such as {"age": 41} or [{"age": 41}]')
-    answers = ask(opened(args), args.service, rows if isinstance(rows, list) else [rows])
+    answers = ask(opened(args), args.service, rows if isinstance(rows, list) else [rows], key=args.key)
     if args.json:
         out.as_json(answers)
         return 0
-    shown = [{"prediction": a["prediction"], **_shares(a), "model": a["model"], "id": a["id"]} for a in answers]
+    shown = [
+        {"prediction": a["prediction"], **_shares(a), "revision": a["revision"], "model": a["model"], "id": a["id"]}
+        for a in answers
+    ]
     out.table(shown)
     out.line(f"boucle why prediction:{answers[0]['id']}", "dim")
     return 0

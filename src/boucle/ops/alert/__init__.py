@@ -8,11 +8,9 @@ from boucle.ops.alert.following import follow
 from boucle.ops.alert.sending import Route, deliver, routes, test
 from boucle.ops.alert.states import (
     Silence,
-    Times,
     acknowledge,
     find,
     get,
-    mean_times,
     raise_,
     resolve,
     silence,
@@ -22,6 +20,6 @@ from boucle.ops.alert.states import (
 )
 
 __all__ = [
-    "Route", "Silence", "Times", "acknowledge", "deliver", "find", "follow", "get", "mean_times", "raise_", "resolve", "routes",
+    "Route", "Silence", "acknowledge", "deliver", "find", "follow", "get", "raise_", "resolve", "routes",
     "silence", "silenced", "silences", "test", "unsilence",
 ]  # fmt: skip

@@ -20,13 +20,23 @@ _SEVERITIES = {"warn": "warning", "fail": "critical"}
 # Events that open an alert, and how bad that is; and those that end it.
 _OPENING = {
     "service.failed": ("service-down", "critical"), "rollout.failed": ("rollout", "warning"),
-    "rule.failed": ("rule", "warning"), "schedule.failed": ("schedule", "warning"),
+    "rule.failed": ("rule", "warning"), "schedule.failed": ("schedule", "warning"), "data.failed": ("data", "warning"),
 }  # fmt: skip
 _ENDING = {
     "service.restarted": "service-down", "service.ready": "service-down", "rollout.finished": "rollout", "rule.done": "rule",
-    "schedule.done": "schedule",
+    "schedule.done": "schedule", "data.passed": "data",
 }  # fmt: skip
-_SAID = ("event", "of", "onset", "since", "status", "before", "after", "sentence")  # in the alert's own fields
+_SAID = (
+    "event",
+    "of",
+    "onset",
+    "since",
+    "status",
+    "before",
+    "after",
+    "sentence",
+    "summary",
+)  # in the alert's own fields
 _PAGE = 1000
 
 
@@ -85,38 +95,45 @@ def _take(ws: Workspace, event: Event) -> None:
     live_one = newest if newest is not None and newest.status in LIVE else None
     if reading.severity:
         severity, title = _told(ws, reading, event, subject)
-        of = sorted({*(live_one.data.get("of", []) if live_one else []), event.subject})
+        of = sorted({*(live_one.data.get("of", []) if live_one else []), _part(event)})
         facts = {k: v for k, v in event.data.items() if k not in _SAID}
         raise_(
             ws, reading.name, subject, severity=severity, title=title, onset=_onset(event),
             data={"event": event.sequence, "of": of, **facts},
         )  # fmt: skip
-    elif live_one is not None and event.type in _JUDGED:
+    elif live_one is not None and (event.type in _JUDGED or reading.name == "data"):
         _end_of(ws, live_one, event, event.reason)
     else:
         resolve(ws, (reading.name, subject), event.reason or event.type)
 
 
 def _end_of(ws: Workspace, alert: Alert, event: Event, reason: str) -> None:
-    """An alert is over when each of the revisions that it is of is well or gone."""
-    of = alert.data.get("of", [])
-    if event.subject not in of or alert.data["event"] >= event.sequence:
+    """An alert is over when each of the revisions, or checks, that it is of is well or gone."""
+    of, part = alert.data.get("of", []), _part(event)
+    if part not in of or alert.data["event"] >= event.sequence:
         return
-    if of == [event.subject]:
+    if of == [part]:
         resolve(ws, alert.id, reason)
     else:
-        ws.store.put(replace(alert, data={**alert.data, "of": [r for r in of if r != event.subject]}))
+        ws.store.put(replace(alert, data={**alert.data, "of": [r for r in of if r != part]}))
+
+
+def _part(event: Event) -> str:
+    """What of the subject is in trouble or well again."""
+    if not event.type.startswith("data."):
+        return event.subject
+    return " ".join(filter(None, (event.data.get("check", ""), event.data.get("column", ""))))
 
 
 def _subject(ws: Workspace, event: Event) -> str:
     """What an alert is about: the service where the event is of one of its revisions or rollouts, so that the alert is the
-    same one whichever revision is in trouble."""
+    same one whichever revision is in trouble; so, too, for the versions of a dataset."""
     kind, _, key = event.subject.partition(":")
     if kind == "rollout":
         rollout = ws.store.get(Rollout, key)
         name = rollout.service if rollout else str(event.data.get("service", ""))
         return f"service:{name}" if name else ""
-    return f"service:{key.partition('@')[0]}" if kind == "service" else event.subject
+    return f"{kind}:{key.partition('@')[0]}" if kind in ("service", "dataset") else event.subject
 
 
 def _told(ws: Workspace, reading: Reading, event: Event, subject: str) -> tuple[str, str]:

@@ -13,13 +13,13 @@ from boucle.core.schema import jsonable
 from boucle.core.where import And, Where
 from boucle.core.where import field as column
 from boucle.ledger.journal import note
+from boucle.ledger.lineage import by_id
 from boucle.ports.channel import SEVERITIES, check_severity
 
 if TYPE_CHECKING:
     from boucle.workspace import Workspace
 
 LIVE = ("open", "acknowledged")
-SHORT = 8  # characters at the end of an id, which tell alerts apart as the start does not
 
 
 def raise_(
@@ -117,18 +117,7 @@ def find(
 
 def get(ws: Workspace, id: str) -> Alert:
     """An alert by its id, or by enough of its start or end. Raises `NotFound`, and `Invalid` when it fits several."""
-    name = id.removeprefix("alert:").upper()
-    found = ws.store.get(Alert, name)
-    if found is not None:
-        return found
-    fitting = [a for a in ws.store.find(Alert, column("id").contains(name)) if name and a.id.endswith(name)]
-    fitting = fitting or (ws.store.find(Alert, column("id").starts(name), limit=2) if name else [])
-    if len(fitting) > 1:
-        raise Invalid(f"{id!r} is part of the id of more than one alert", expected="more of the id")
-    if not fitting:
-        recent = ws.store.find(Alert, order=["-opened"], limit=50)
-        raise NotFound.named("alert", id, {a.id[-SHORT:] for a in recent}, fix="boucle alerts list --all")
-    return fitting[0]
+    return by_id(ws, Alert, id.removeprefix("alert:"), fix="boucle alerts list --all")
 
 
 # --- silences ----------------------------------------------------------------------------------------------------------
@@ -194,32 +183,3 @@ def is_about(pattern: str, subject: str) -> bool:
     if pattern.endswith("*"):
         return subject.startswith(pattern[:-1])
     return subject == pattern or subject.startswith(f"{pattern}@")
-
-
-# --- how fast ----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Times:
-    """Mean seconds from the onset to the alert and to its resolution, each with the number of alerts that it is over; None
-    over none."""
-
-    detect: float | None
-    detected: int
-    resolve: float | None
-    resolved: int
-
-
-def mean_times(ws: Workspace, *, since: float = 0.0, name: str = "", subject: str = "") -> Times:
-    """How long it took on average to notice trouble and to end it, over alerts opened since a time.
-
-    Detection is known only of alerts with an onset. An alert without one counts towards resolution from its opening.
-    """
-    found = [a for a in find(ws, all=True, name=name, subject=subject) if a.opened >= since]
-    noticed = [max(a.opened - a.onset, 0.0) for a in found if a.onset]
-    ended = [max(a.resolved - (a.onset or a.opened), 0.0) for a in found if a.status == "resolved"]
-    return Times(_mean(noticed), len(noticed), _mean(ended), len(ended))
-
-
-def _mean(values: list[float]) -> float | None:
-    return sum(values) / len(values) if values else None

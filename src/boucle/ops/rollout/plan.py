@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -61,6 +62,13 @@ class Policy:
                 raise NotFound.named(f"key of {place}", name, known)
             values[name] = _fit(name, value, place)
         policy = cls(**values)
+        if not 0 < policy.alpha < 1:
+            raise Invalid(f"{place}: alpha is {policy.alpha!r}", expected="a chance between 0 and 1")
+        if policy.soak > policy.timeout:
+            raise Invalid(
+                f"{place}: a phase lasts {in_words(policy.soak)} at least, and is rolled back after {in_words(policy.timeout)}",
+                expected="a soak that is shorter than the timeout",
+            )
         if policy.strategy not in STRATEGIES:
             raise NotFound.named("strategy", policy.strategy, STRATEGIES, fix=f"change it in {place}")
         names = [p.name for p in plan(policy)]
@@ -78,7 +86,8 @@ def _fit(name: str, value: Any, place: str) -> Any:
     example = getattr(Policy(), name)
     wanted = (int, float) if isinstance(example, float) else type(example)
     fits = isinstance(value, wanted) and isinstance(value, bool) == isinstance(example, bool)
-    if not fits or (isinstance(value, int | float) and value < 0) or (name in _SHARES and not 0 <= value <= 1):
+    odd = isinstance(value, int | float) and not 0 <= value < math.inf
+    if not fits or odd or (name in _SHARES and value > 1):
         raise Invalid(f"{place}: {name} is {value!r}", expected=_EXPECTED.get(name, f"such as {example!r}"))
     return value
 
@@ -191,7 +200,7 @@ def decide(phase: Phase, policy: Policy, facts: Facts) -> Decision:
 
 
 _NAMES = {
-    "score": "how good the answers are", "differ": "how often the answers differ", "errors": "failures",
+    "score": "how good the answers are", "differ": "how often the answers differ", "errors": "the share of failures",
     "slow": "the response time",
 }  # fmt: skip
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 MOST = 5_000  # rows at a time
 SECONDS = 600.0  # that asking them may take
-FRESH = 20  # labelled rows before it is worth loading the model again
+FRESH = 20  # more rows before it is worth loading the model again
 
 
 def replay(
@@ -33,15 +33,19 @@ def replay(
 ) -> tuple[Tally, str]:
     """Add what came since the last look; returns the sums, and in words why the model cannot be asked, if so."""
     learned = seal.learned(ws, model)
-    read_before = tally.before.labels
+    read = (tally.before.labels, tally.before.after)
     asked = (pair for pair in tallies.read_labels(tally.before, before, 0.0, {}) if _counts(pair[0], learned))
     pairs: list[tuple[dict[str, Any], Any]] = list(itertools.islice(asked, MOST))
-    if pairs and len(pairs) < FRESH and tally.pairs:
-        tally.before.labels = read_before  # too few to load the model again for: next time, with those that come
-        return tally, ""
-    if not tally.pairs and len(pairs) < policy.rows:
+    enough = tally.pairs + len(pairs) >= policy.rows
+    if not enough or not policy.labels or not (tally.labelled or pairs):
         known = {record["id"] for record, _ in pairs}
-        pairs += [(r, None) for r in _newest(before, until, MOST) if r["id"] not in known and _counts(r, learned)]
+        unlabelled = _newest(before, tally.before.after, until, MOST)
+        pairs += [(r, None) for r in unlabelled if r["id"] not in known and _counts(r, learned)]
+        tally.before.after = unlabelled[-1]["id"] if unlabelled else tally.before.after
+    if pairs and len(pairs) < FRESH and tally.pairs:
+        # Too few to load the model again for: next time, with those that come.
+        tally.before.labels, tally.before.after = read
+        return tally, ""
     if not pairs:
         return tally, ""
     bundle = bundles.materialise(ws, model, folder / "bundle")
@@ -60,11 +64,11 @@ def _counts(record: Mapping[str, Any], learned: frozenset[str]) -> bool:
     return record["request"] != "probe" and record["id"] not in learned
 
 
-def _newest(before: Service, until: float, most: int) -> list[dict[str, Any]]:
-    """Unlabelled traffic, the newest rows first looked for within an hour, then a day, then ever."""
+def _newest(before: Service, after: str, until: float, most: int) -> list[dict[str, Any]]:
+    """Unlabelled traffic past an id, the newest rows first looked for within an hour, then a day, then ever."""
     found: list[dict[str, Any]] = []
     for span in (3600.0, 86400.0, until):
-        lines = predictions.scan(Path(before.folder, "predictions"), id_at(until - span))
+        lines = predictions.scan(Path(before.folder, "predictions"), max(after, id_at(until - span)))
         found = [r for r in lines if "shadow" not in r and r["time"] <= until][-most:]
         if len(found) >= most // 10:
             break

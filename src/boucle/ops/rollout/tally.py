@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 
 from boucle.core import predictions
+from boucle.core.labels import FILE
 from boucle.core.records import Model, Service
 from boucle.core.refs import id_time
 from boucle.measure.sequential import Interval, Moments, difference, errors_wide, paired, share, shares
-from boucle.ops.label import FILE, read_as, task_of
+from boucle.ops.label import read_as, task_of
 from boucle.ops.rollout.plan import Measure, Policy
 
 _STEPS = 8  # buckets of latency per doubling

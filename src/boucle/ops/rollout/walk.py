@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from boucle.core import predictions
-from boucle.core.errors import BoucleError, Conflict, Invalid, NotFound, Refused
+from boucle.core.errors import BoucleError, Conflict, Invalid, NotFound, Refused, Unavailable
+from boucle.core.labels import FILE as LABELS
 from boucle.core.records import Edge, Model, Rollout, Service, Verdict
 from boucle.core.refs import Ref, id_at, new_id
 from boucle.core.schema import jsonable
@@ -20,7 +21,6 @@ from boucle.core.where import field
 from boucle.ledger import bundles, gates, models, services
 from boucle.ledger.journal import note
 from boucle.ops import deploy, host
-from boucle.ops.label import FILE as LABELS
 from boucle.ops.rollout import tally as tallies
 from boucle.ops.rollout.plan import Decision, Facts, Phase, Policy, decide, plan
 from boucle.ops.rollout.replay import replay
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from boucle.workspace import Workspace
 
 _INSIST = 50
+_TRIES = 3  # to start a new revision
 _SETTLE_SECONDS = 1.0  # a log may still get lines so much older than its newest
 
 
@@ -108,11 +109,23 @@ def _step(ws: Workspace, rollout: Rollout) -> Rollout | None:
         waits = _leave_to_begin(ws, rollout, phase, policy, state)
         if waits is not None:
             return waits if waits.status != "running" else _back(ws, waits, _said(waits, phase), since=rollout)
+        if phase.kind != "replay":
+            old = _revision(ws, rollout, rollout.before)
+            if old.status in ("failed", "stopped"):
+                return _back(ws, rollout, Decision("back", f"{old.key}, whose place it should take, is {old.status}"))
+            if not _stands(ws, rollout):
+                return None
+        tried = int(state.get("tried", 0))
         try:
             rollout = _begin(ws, rollout, phase)
         except (BoucleError, OSError) as error:
             if isinstance(error, Conflict):
                 raise
+            if isinstance(error, Unavailable) and tried + 1 < _TRIES:
+                # Not what it answers is wrong: a process ended, which others may have done.
+                kept = {**state, "tried": tried + 1, "said": f"{phase.name} could not begin yet: {error.what}"}
+                _write(ws, rollout, phases={**rollout.phases, phase.name: kept})
+                return None
             return _back(ws, rollout, Decision("back", f"{phase.name} could not begin: {error}"))
         state = dict(rollout.phases[phase.name])
     _hold(ws, rollout, phase)
@@ -189,6 +202,8 @@ def _begin(ws: Workspace, rollout: Rollout, phase: Phase) -> Rollout:
         _check_unchanged(ws, rollout)
         ws.store.put(begun)
         if phase.kind != "replay":
+            # As they are now: they may have died and been brought back meanwhile.
+            old, new = _revision(ws, rollout, rollout.before), _revision(ws, rollout, rollout.after)
             if new.status == "starting":
                 new = services.change(ws, new, "trial", reason=f"rollout {rollout.id}: {phase.name}")
             _share(ws, old, round(1.0 - phase.share, 6), phase)
@@ -206,9 +221,18 @@ def _share(ws: Workspace, service: Service, share: float, phase: Phase, *, shado
 
 def _place(ws: Workspace, rollout: Rollout, old: Service, new: Service) -> Service:
     bundle = bundles.materialise(ws, _model(ws, rollout), Path(new.folder, "bundle"))
-    placed = host.place(ws, new, host.host_of(old.url), host.port_of(old.url))
+    # One that could not be started beside the old revision may have ended the process of both: it has one of its own then.
+    apart = bool(rollout.phases.get(rollout.phase, {}).get("tried"))
+    placed = host.place(ws, new, host.host_of(old.url), host.port_of(old.url), apart=apart)
     deploy.probe(bundle, placed)
     return placed
+
+
+def _stands(ws: Workspace, rollout: Rollout) -> bool:
+    """Whether nothing has died that `host.keep` will bring back."""
+    old, new = _revision(ws, rollout, rollout.before), _revision(ws, rollout, rollout.after)
+    running = new.status not in ("trial", "died") or _runs(ws, new)
+    return running and old.status != "died" and host.front(ws, rollout.service) is not None
 
 
 def _runs(ws: Workspace, service: Service) -> bool:
@@ -289,11 +313,11 @@ def _plain(facts: Facts) -> dict[str, Any]:
 
 
 def _finish(ws: Workspace, rollout: Rollout, decision: Decision, *, since: Rollout) -> Rollout:
-    old, new = _revision(ws, rollout, rollout.before), _revision(ws, rollout, rollout.after)
     model = _model(ws, rollout)
     ended = replace(rollout, status="finished", ended=ws.now())
     with ws.store.transaction():
         _check_unchanged(ws, since)
+        old, new = _revision(ws, rollout, rollout.before), _revision(ws, rollout, rollout.after)
         ws.store.put(ended)
         services.change(ws, new, "ready", reason=f"rollout {rollout.id}: it won", share=1.0, shadow=False)
         services.change(ws, old, "stopped", reason=f"{new.key} won", share=0.0, shadow=False)
@@ -317,7 +341,6 @@ def _back(
     reason: str = "",
 ) -> Rollout:  # fmt: skip
     """The old revision answers everything again, and the new one is stopped."""
-    old, new = _revision(ws, rollout, rollout.before), _revision(ws, rollout, rollout.after)
     phases = rollout.phases
     if phases.get(rollout.phase, {}).get("status") != "failed":
         state = {**phases.get(rollout.phase, {}), "said": decision.sentence, "status": "failed", "ended": ws.now()}
@@ -325,6 +348,7 @@ def _back(
     ended = replace(rollout, status=status, ended=ws.now(), phases=phases)
     with ws.store.transaction():
         _check_unchanged(ws, since or rollout)
+        old, new = _revision(ws, rollout, rollout.before), _revision(ws, rollout, rollout.after)
         ws.store.put(ended)
         if old.status != "stopped":
             ws.store.put(replace(old, share=1.0, shadow=False))

@@ -9,6 +9,7 @@ import random
 import re
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, MutableMapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from boucle.core.bundle import open_bundle
 from boucle.core.errors import BoucleError, Invalid, NotFound, Unavailable
 from boucle.core.refs import new_id
 from boucle.core.route import Arm, Route, choose, main, point
-from boucle.ops.serve import errors
+from boucle.ops.serve import errors, labels
 from boucle.ops.serve.arms import (
     JSON_HEADERS,
     NO_SNIFF,
@@ -41,15 +42,18 @@ Send = Callable[[Message], Awaitable[None]]
 
 MAX_BODY = 32 * 2**20
 MAX_WAITING = 1024
+MOST_LABELLING = 16  # requests with labels that may wait
 MOST_MIRRORED = 64  # requests that may wait for a shadow; more are not mirrored
 MOST_KEY = 256  # characters of a key
 TRIAL_SECONDS = 5.0  # so long may a revision with the smaller share take before the other one is asked
 RETIRE_SECONDS = 30.0
 
 PREDICT = "/predict"
+LABELS = "/labels"
 GET = ("GET", "HEAD")
 ROUTES: dict[str, tuple[str, ...]] = {
     PREDICT: ("POST",),
+    LABELS: ("POST",),
     **dict.fromkeys(("/", "/openapi.json", "/metadata", "/metrics", "/health/live", "/health/ready"), GET),
 }
 
@@ -87,7 +91,8 @@ class App:
         self._metrics = Metrics()
         self._loaded = Loaded()
         self._table = _Table(Route(()), {})
-        self._waiting = 0
+        self._waiting = self._labelling = 0
+        self._labels = ThreadPoolExecutor(1, "labels")
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def follow(self, route: Route) -> dict[str, str]:
@@ -155,6 +160,7 @@ class App:
         for running in self._table.running.values():
             running.close()
         self._table = _Table(Route(()), {})
+        self._labels.shutdown()
 
     @property
     def model(self) -> str:
@@ -171,13 +177,13 @@ class App:
         path, method = scope["path"], scope["method"]
         request = ""
         try:
-            if path == PREDICT and method == "POST":
+            if path in (PREDICT, LABELS) and method == "POST":
                 asked = _read_headers(scope["headers"])
                 request = asked.request
                 body = await self._body(receive, asked.length)
                 if body is None:
                     return  # the client went away
-                status, headers, body = await self._predict(body, asked)
+                status, headers, body = await (self._predict if path == PREDICT else self._label)(body, asked)
             else:
                 status, headers, body = self._get(path, method)
         except BoucleError as error:
@@ -203,11 +209,7 @@ class App:
     async def _predict(self, body: bytes, asked: _Asked) -> tuple[int, Headers, bytes]:
         table = self._table
         if not table.running or (table.main is None and not asked.revision):
-            raise Unavailable(
-                "the service is stopping" if self.stopping else "the service is starting",
-                expected="/health/ready to answer 200",
-                fix="try again in a moment",
-            )
+            raise self._absent()
         if self._waiting >= MAX_WAITING:
             raise Unavailable(f"{self._waiting} predictions are waiting already", fix="try again in a moment")
         arrived = time.perf_counter_ns()
@@ -228,6 +230,31 @@ class App:
             if table.shadows and not asked.revision:
                 self._mirror(table, body, asked, answer.ids)
         return answer.status, [*JSON_HEADERS, (b"x-request-id", asked.request.encode())], answer.body
+
+    async def _label(self, body: bytes, asked: _Asked) -> tuple[int, Headers, bytes]:
+        running = self._table.running.values()
+        if not running:
+            raise self._absent()
+        if self._labelling >= MOST_LABELLING:
+            raise Unavailable(
+                f"{self._labelling} requests with labels are waiting already", fix="try again in a moment"
+            )
+        self._labelling += 1
+        try:
+            # One at a time, so that however many labels come, predictions keep their share of the machine.
+            logs, loop = [Path(r.arm.log) for r in running], asyncio.get_running_loop()
+            done = await loop.run_in_executor(self._labels, labels.keep, body, asked.media, logs)
+        finally:
+            self._labelling -= 1
+        self._metrics.labels += done.kept
+        return 200, [*JSON_HEADERS, (b"x-request-id", asked.request.encode())], json.dumps(asdict(done)).encode()
+
+    def _absent(self) -> Unavailable:
+        return Unavailable(
+            "the service is stopping" if self.stopping else "the service is starting",
+            expected="/health/ready to answer 200",
+            fix="try again in a moment",
+        )
 
     async def _shared_out(self, table: _Table, body: bytes, asked: _Asked, arrived: int) -> Answer:
         """Ask whoever is chosen by share, by the key of the request, or row by row by a column."""
@@ -329,9 +356,7 @@ class App:
             )  # fmt: skip
             return 200, [(b"content-type", MEDIA.encode()), NO_SNIFF], text.encode()
         if path not in self._table.pages:
-            raise Unavailable(
-                "the service is starting", expected="/health/ready to answer 200", fix="try again in a moment"
-            )
+            raise self._absent()
         return 200, *self._table.pages[path]
 
 

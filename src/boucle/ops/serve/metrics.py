@@ -21,7 +21,7 @@ class Metrics:
         self.requests: Counter[tuple[str, int]] = Counter()  # path, code
         self.answers: Counter[tuple[int, int]] = Counter()  # revision, code
         self.shares: Mapping[int, float] = {}
-        self.rows = self.not_mirrored = 0
+        self.rows = self.labels = self.not_mirrored = 0
         self._latencies = [0] * (len(BUCKETS) + 1)
         self._latency_sum = 0.0
 
@@ -65,6 +65,7 @@ class Metrics:
         )
         family("not_mirrored_total", "counter", "Requests that a shadow was too busy for.", f" {self.not_mirrored}")
         family("rows_total", "counter", "Rows predicted.", f" {self.rows}")
+        family("labels_total", "counter", "Labels kept.", f" {self.labels}")
         family("waiting", "gauge", "Predictions that are asked for and not answered yet.", f" {waiting}")
         family("log_failures_total", "counter", "Failed writes of the prediction log.", f" {log_failures}")
         family(

@@ -6,12 +6,15 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from boucle.core.schema import Schema
+from boucle.ops.serve.labels import MOST
 from boucle.ops.serve.rows import CSV, JSON
 
 if TYPE_CHECKING:
     from boucle.core.bundle import Bundle
 
 Json = dict[str, Any]
+
+_ID = "^[0-9A-HJKMNP-TV-Z]{26}$"
 
 _FAILURES = {
     "400": "The body cannot be read.",
@@ -75,6 +78,7 @@ def document(bundle: Bundle, model: str, service: str) -> Json:
         "servers": [{"url": "."}],
         "paths": {
             "/predict": {"post": predict},
+            "/labels": {"post": _labels()},
             "/metadata": {"get": _get("metadata", "What is served: schemas, digest, references", _object())},
             "/openapi.json": {"get": _get("openapi", "This document", _object())},
             "/health/live": {"get": _get("live", "Whether the process answers", _to("Health"))},
@@ -100,6 +104,19 @@ def document(bundle: Bundle, model: str, service: str) -> Json:
                 "Answers": {
                     "allOf": [_to("Stamp"), _members(predictions={"type": "array", "items": _to("Prediction")})]
                 },
+                "Label": _members(
+                    id={"type": "string", "pattern": _ID, "description": "Of a prediction, by any revision."},
+                    label={"type": ["string", "number", "boolean"], "description": "What really happened."},
+                )
+                | {"additionalProperties": False},
+                "Labelled": _members(
+                    kept={"type": "integer", "description": "Labels that are on the disk now."},
+                    unknown={
+                        "type": "array",
+                        "items": {"type": "string"},
+                        "description": "Ids that were never given here.",
+                    },
+                ),
                 "Health": _members(status={"enum": ["alive", "starting", "ready", "stopping"]}),
                 "Error": _members(
                     error=_members(
@@ -113,6 +130,35 @@ def document(bundle: Bundle, model: str, service: str) -> Json:
     }
 
 
+def _labels() -> Json:
+    one, many = _to("Label"), {"type": "array", "items": _to("Label"), "maxItems": MOST}
+    members = _members(labels=many) | {"additionalProperties": False}
+    said = _FAILURES | {
+        "422": "An id or a label makes no sense; nothing is kept.",
+        "500": "It failed. The id is in the service's log.",
+        "503": "The service is starting, stopping or overloaded, or cannot write the labels.",
+    }
+    return {
+        "operationId": "label",
+        "summary": "Say what really happened",
+        "description": "By the id of the prediction, at any time, also of a revision that is gone. Of several labels for one "
+        "prediction the last counts.",
+        "requestBody": {
+            "required": True,
+            "content": {
+                JSON: {
+                    "schema": {"oneOf": [one, many, members]},
+                    "example": [{"id": "01JC0000000000000000000000", "label": 1}],
+                }
+            },
+        },
+        "responses": {
+            "200": {"description": "They are on the disk.", "content": {JSON: {"schema": _to("Labelled")}}},
+            **{code: _failure(meaning) for code, meaning in said.items()},
+        },
+    }
+
+
 def _prediction(outputs: Schema, example: Json) -> Json:
     """What is answered for a row. What is not a finite number is answered as null, so every column may be null."""
     properties: Json = {}
@@ -121,7 +167,7 @@ def _prediction(outputs: Schema, example: Json) -> Json:
         properties[column.name] = nullable["properties"][column.name]
         if column.type.startswith("struct<"):
             properties[column.name] = {"type": ["object", "null"]}
-    id_schema = {"type": "string", "pattern": "^[0-9A-HJKMNP-TV-Z]{26}$"}
+    id_schema = {"type": "string", "pattern": _ID}
     return _members(id=id_schema, **properties) | {"examples": [{"id": "01JC0000000000000000000000", **example}]}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from boucle.core.errors import Invalid
@@ -13,6 +13,7 @@ from boucle.core.schema import FLOATS, INTEGERS, Schema
 from boucle.ops.serve.errors import Malformed, WrongMedia
 
 JSON, CSV = "application/json", "text/csv"
+_SHAPE = "one row as an object, or an array of rows"
 
 Row = dict[str, Any]
 
@@ -30,52 +31,63 @@ def read(body: bytes, media: str, schema: Schema) -> tuple[list[Row], bool]:
     JSON: one object is one row; an array, or an object with the only key `rows`, is many. CSV: a header and one line
     for each row, an empty field is null. Raises `Malformed`, `WrongMedia`, and `Invalid` for JSON of another shape.
     """
-    kind = media.partition(";")[0].strip().lower()
-    if kind not in (JSON, CSV):
-        raise WrongMedia(
-            f"a body of type {kind or 'unknown'} is not read here",
-            expected=f"{JSON} or {CSV}",
-            fix=f"send the header Content-Type: {JSON}",
-        )
-    try:
-        text = body.decode()
-    except UnicodeDecodeError as error:
-        raise Malformed(f"byte {error.start} of the body is not UTF-8", expected="UTF-8") from None
+    kind, text = decoded(body, media, (JSON, CSV))
     return (_csv(text, schema), False) if kind == CSV else _json(text, schema)
 
 
-def too_deep() -> Malformed:
-    """Said wherever reading runs out of stack."""
-    return Malformed("the body is nested too deeply", expected="one row as an object, or an array of rows")
-
-
-def _json(text: str, schema: Schema) -> tuple[list[Row], bool]:
+def decoded(body: bytes, media: str, read_here: Sequence[str]) -> tuple[str, str]:
+    """The type of a body, which must be one of those that are read here, and its text; raises `WrongMedia` and `Malformed`."""
+    kind = media.partition(";")[0].strip().lower()
+    if kind not in read_here:
+        raise WrongMedia(
+            f"a body of type {kind or 'unknown'} is not read here",
+            expected=" or ".join(read_here),
+            fix=f"send the header Content-Type: {JSON}",
+        )
     try:
-        value = _decoder.decode(text)
+        return kind, body.decode()
+    except UnicodeDecodeError as error:
+        raise Malformed(f"byte {error.start} of the body is not UTF-8", expected="UTF-8") from None
+
+
+def too_deep(expected: str = _SHAPE) -> Malformed:
+    """Said wherever reading runs out of stack."""
+    return Malformed("the body is nested too deeply", expected=expected)
+
+
+def parsed(text: str, expected: str) -> Any:
+    """The value that a text is in JSON; raises `Malformed`, which says what was expected."""
+    try:
+        return _decoder.decode(text)
     except json.JSONDecodeError as error:
         raise Malformed(
-            f"the body is not JSON: {error.msg} at line {error.lineno}, column {error.colno}",
-            expected="one row as an object, or an array of rows",
+            f"the body is not JSON: {error.msg} at line {error.lineno}, column {error.colno}", expected=expected
         ) from None
     except RecursionError:
-        raise too_deep() from None
+        raise too_deep(expected) from None
     except ValueError as error:  # an integer of thousands of digits
         if isinstance(error, Malformed):
             raise
         raise Malformed(f"the body is not usable JSON: {error}", expected="numbers of usual size") from None
+
+
+def _json(text: str, schema: Schema) -> tuple[list[Row], bool]:
+    value = parsed(text, _SHAPE)
     if isinstance(value, dict):
         if len(value) != 1 or "rows" not in value or "rows" in schema:
             return [value], True
         value = value["rows"]
     if not isinstance(value, list):
         raise Invalid(
-            f"the body is {_named(value)}", expected='one row as an object, an array of rows, or {"rows": [...]}'
+            f"the body is {named(value)}", expected='one row as an object, an array of rows, or {"rows": [...]}'
         )
     return value, False
 
 
-def _named(value: object) -> str:
-    return {type(None): "null", bool: "a boolean", str: "a string", dict: "an object"}.get(type(value), "a number")
+def named(value: object) -> str:
+    """What kind of JSON value it is, in words."""
+    kinds = {type(None): "null", bool: "a boolean", str: "a string", dict: "an object", list: "an array"}
+    return kinds.get(type(value), "a number")
 
 
 def _csv(text: str, schema: Schema) -> list[Row]:

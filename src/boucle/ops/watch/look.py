@@ -113,15 +113,15 @@ def watch(
     told = history(ws, found, since=moment or 0.0)
     learned = concept(told.times, told.errors, what=told.what) if told is not None else None
     odd = None if partial else _anomalies(ws, found, tally)
-    verdict = ""
+    verdict, moved = "", _since(judged, tally)
     if not partial:
-        verdict = _keep_drift(ws, found, judged, origin.said) if judged is not None else ""
+        verdict = _keep_drift(ws, found, judged, origin.said, moved) if judged is not None else ""
         _keep(ws, found, ANOMALY, odd, kind=odd.kind) if odd is not None and tally.rows else None
         _keep(ws, found, CONCEPT, learned, since=learned.since) if learned is not None else None
     return Watched(
         service=found.key, model=model.key, reference=origin.said, status=status, sentence=sentence, rows=tally.rows,
         probes=tally.probes, first=tally.first, last=tally.last, latency=tally.quantiles(), drift=judged,
-        since_time=_since(judged, tally), outcome=told.whole if told else None, outcomes=told.spans if told else (),
+        since_time=moved, outcome=told.whole if told else None, outcomes=told.spans if told else (),
         concept=learned, estimate=_estimate(model, origin, tally), anomaly=odd, verdict=verdict,
         sketches=_shown(judged, tally), against=origin.reference,
     )  # fmt: skip
@@ -229,15 +229,16 @@ def _since(judged: Drift | None, tally: Tally) -> dict[str, float]:
 # --- keeping -----------------------------------------------------------------------------------------------------------
 
 
-def _keep_drift(ws: Workspace, service: Service, judged: Drift, origin: str) -> str:
-    moved = sorted(c.name for c in judged.columns if c.status != "pass")
+def _keep_drift(ws: Workspace, service: Service, judged: Drift, origin: str, since: dict[str, float]) -> str:
+    moved = sorted(since)
     worst = max(judged.columns, key=lambda c: c.scores.effect)
     evidence = {
         "moved": moved, "reference": origin, "rows": judged.rows, "level": judged.level,
         "columns": [asdict(c) for c in judged.columns],
     }  # fmt: skip
     same = lambda before: before.evidence["moved"] == moved  # noqa: E731
-    return _kept(ws, service, CHECK, judged.status, judged.sentence, evidence, same, worst.scores.effect, columns=moved)
+    said = {"columns": moved, **({"since": min(since.values())} if since else {})}
+    return _kept(ws, service, CHECK, judged.status, judged.sentence, evidence, same, worst.scores.effect, **said)
 
 
 def _keep(ws: Workspace, service: Service, check: str, judged: Anomalies | Concept, **said: Any) -> None:

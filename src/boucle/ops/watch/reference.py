@@ -21,6 +21,7 @@ from boucle.core.schema import Column, Schema
 from boucle.ledger import bundles, datasets, tables
 from boucle.measure.estimate import Calibration
 from boucle.measure.sketch import Reference, kind_of
+from boucle.measure.stretches import in_time_order
 from boucle.ops.watch import log
 from boucle.ops.watch.odd import threshold
 
@@ -68,10 +69,14 @@ def find(ws: Workspace, service: Service, model: Model, layout: log.Layout) -> O
     rows, said = _training_rows(ws, model, schema)
     known = [c for c in schema.columns if rows is None or _alike(c, rows.schema)]
     watched = [c.name for c in known if c.kind != "identifier"]
-    reference = Reference.of(rows.select(watched)) if rows is not None and watched else Reference(0, {})
+    ordered = rows is not None and in_time_order(rows)
+    reference = (
+        Reference.of(rows.select(watched), ordered=ordered) if rows is not None and watched else Reference(0, {})
+    )
     calibration = None
     if rows is not None and len(known) == len(schema):
         answers, calibration = _answers(ws, model, schema, rows)
+        said_before = Reference.of({PREDICTION: answers}, ordered=ordered, every=max(1.0, len(rows) / len(answers)))
     else:
         first = _first(service, layout)
         if first is None:
@@ -79,9 +84,10 @@ def find(ws: Workspace, service: Service, model: Model, layout: log.Layout) -> O
         inputs, answers = first
         if rows is None and watched:
             rows = Frame.of(inputs.select(watched))
-            reference = Reference.of(rows)
+            reference = Reference.of(rows, ordered=True)
+        said_before = Reference.of({PREDICTION: answers}, ordered=True)
     odd = threshold(rows.select(watched)) if rows is not None and watched else float("inf")
-    whole = Reference(reference.rows, {**reference.columns, **Reference.of({PREDICTION: answers}).columns})
+    whole = Reference(reference.rows, {**reference.columns, **said_before.columns})
     kept = {"format": FORMAT, "digest": model.digest, "origin": said, "reference": whole.to_json(), "odd": odd}
     write_json(path, {**kept, "calibration": calibration.to_json() if calibration else None})
     return Origin(whole, said, calibration, odd)

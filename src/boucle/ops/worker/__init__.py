@@ -21,7 +21,7 @@ from boucle.flow import rules, schedule
 from boucle.ledger.leases import SECONDS
 from boucle.ops.worker.firing import by_rule, by_schedule, fire_schedule
 from boucle.ops.worker.pulse import Pulse
-from boucle.ops.worker.tending import newest, tending, watch_seconds
+from boucle.ops.worker.tending import newest, seal_seconds, tending, watch_seconds
 from boucle.ops.worker.unit import Unit, failed, succeeded
 from boucle.ops.worker.verbs import VERBS, Verbs
 from boucle.settings import FILE, Settings, read_table
@@ -49,6 +49,7 @@ def check(settings: Settings) -> None:
     rules.read(settings)
     schedule.read(settings)
     watch_seconds(settings)
+    seal_seconds(settings)
 
 
 def turn(

@@ -16,20 +16,21 @@ from boucle.settings import FILE, Settings, part
 if TYPE_CHECKING:
     from boucle.workspace import Workspace
 
-WATCH = "10 seconds"
+WATCH, SEAL = "10 seconds", "1 day"
 REVIVE = 2.0  # seconds between looks at whether services live
 DELIVER = 5.0  # seconds between tries to deliver alerts when nothing new has happened
 
 
 def tending(ws: Workspace, verbs: Verbs) -> list[Unit]:
     """A unit for each service that answers, for each rollout that has not ended, for the services and for the alerts."""
-    every = watch_seconds(ws.settings)
+    every, sealing = watch_seconds(ws.settings), seal_seconds(ws.settings)
     services = ws.store.find(Service, field("status").within(["ready", "trial"]), order=["name", "revision"])
     rollouts = ws.store.find(Rollout, field("status").within(["running", "waiting", "paused"]), order=["started"])
     return [
         *(_rollout(ws, r, verbs) for r in rollouts),
         Unit("services", _each(ws, REVIVE), lambda hold: _services(hold, verbs)),
         *(_watch(ws, s, verbs, every) for s in services),
+        *(_seal(ws, name, verbs, sealing) for name in sorted({s.name for s in services}) if sealing),
         Unit("alerts", lambda state: _each(ws, DELIVER)(state) or state.get("seen") != newest(ws),
              lambda hold: _alerts(hold, verbs)),
     ]  # fmt: skip
@@ -37,10 +38,18 @@ def tending(ws: Workspace, verbs: Verbs) -> list[Unit]:
 
 def watch_seconds(settings: Settings) -> float:
     """How often each service is looked at: [worker] watch in boucle.toml; raises `Invalid`."""
+    return span(_table(settings).get("watch", WATCH), f"{settings.project / FILE}: [worker]: watch")
+
+
+def seal_seconds(settings: Settings) -> float:
+    """How often traffic is sealed into a dataset version: [worker] seal in boucle.toml, 0 for never; raises `Invalid`."""
+    given = _table(settings).get("seal", SEAL)
+    return 0.0 if given == "never" else span(given, f"{settings.project / FILE}: [worker]: seal")
+
+
+def _table(settings: Settings) -> dict[str, Any]:
     file = settings.project / FILE
-    place = f"{file}: [worker]"
-    given = check_keys(part(settings.table, "worker", file), {"watch": str}, place)
-    return span(given.get("watch", WATCH), f"{place}: watch")
+    return dict(check_keys(part(settings.table, "worker", file), {"watch": str, "seal": str}, f"{file}: [worker]"))
 
 
 def newest(ws: Workspace) -> int:
@@ -69,6 +78,21 @@ def _watch(ws: Workspace, service: Service, verbs: Verbs, every: float) -> Unit:
         return [f"{seen.status}, {seen.sentence}"]
 
     return Unit(f"watch:{service.key}", _each(ws, every), do)
+
+
+def _seal(ws: Workspace, name: str, verbs: Verbs, every: float) -> Unit:
+    def due(state: State) -> bool:
+        return "last" not in state or ws.now() - float(state["last"]) >= every
+
+    def do(hold: Hold) -> list[str]:
+        first = "last" not in hold.state
+        hold.keep({**hold.state, "last": ws.now()})
+        if first:
+            return []  # a service that has just begun has nothing to seal yet
+        sealed = verbs.seal(ws, name)
+        return [f"{sealed.rows:,} predictions became {sealed.dataset.key}"] if sealed.new else []
+
+    return Unit(f"seal:{name}", due, do)
 
 
 def _rollout(ws: Workspace, rollout: Rollout, verbs: Verbs) -> Unit:

@@ -42,6 +42,12 @@ def _look(ws: Workspace, service: str) -> Any:
     return watch(ws, service)
 
 
+def _seal(ws: Workspace, service: str) -> Any:
+    from boucle.ops.seal import seal
+
+    return seal(ws, service)
+
+
 def _promote(ws: Workspace, model: Model, stage: str, *, reason: str) -> object:
     from boucle.ledger.models import advance
 
@@ -75,6 +81,7 @@ class Verbs:
     proceed: Callable[..., Rollout] = _proceed  # (ws, rollout): as far as it goes now
     revive: Callable[..., list[Service]] = _revive  # (ws): the services that had died
     look: Callable[..., Any] = _look  # (ws, service)
+    seal: Callable[..., Any] = _seal  # (ws, service): its traffic since the last time becomes a dataset version
     promote: Callable[..., object] = _promote  # (ws, model, stage, reason=)
     alert: Callable[..., object] = _alert  # (ws, name, subject, severity=, title=, data=)
     follow: Callable[..., Mapping[str, Any]] = _follow  # (ws, state)
