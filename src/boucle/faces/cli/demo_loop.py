@@ -45,7 +45,7 @@ timeout = "10 minutes"
 [worker]
 watch = "1 second"
 """
-PACE = 0.004  # seconds between requests of a client
+PACE = 0.008  # seconds between requests of a client
 SECONDS = 240.0  # after which the demo gives up
 
 Row = dict[str, Any]
@@ -188,7 +188,7 @@ def loop(ws: Workspace, url: str, found: Groups, say: Say) -> dict[str, Any]:
 
 def _story(ws: Workspace, found: Groups, traffic: Traffic, say: Say) -> dict[str, Any]:
     journal = _Journal(ws, traffic, say)
-    journal.until(lambda: traffic.count("before") >= 1000, "traffic")
+    journal.until(lambda: traffic.count("before") >= 700, "traffic")
     say(f"{traffic.count('before'):,} digits asked, {traffic.score('before'):.1%} right; the watch sees nothing unusual")
     shifted = time.time()
     traffic.turn("drifted", found.early)
@@ -201,11 +201,10 @@ def _story(ws: Workspace, found: Groups, traffic: Traffic, say: Say) -> dict[str
     won = journal.event("rollout.finished", lambda e: e.time > shifted)
     revision = int(won.subject.rpartition("@")[2])
     traffic.turn("after", found.late)
-    journal.until(lambda: traffic.count("after", revision) >= 500, "answers of the new revision")
+    journal.until(lambda: traffic.count("after", revision) >= 400, "answers of the new revision")
     say(f"{traffic.score('after'):.1%} right again, {won.time - shifted:.1f} s after the shift")
     sabotage = _sabotage(ws, say)
     lost = journal.event("rollout.failed", lambda e: e.data.get("model") == sabotage)
-    journal.until(lambda: traffic.count("after") >= 1000, "answers")
     return {
         "asked": len(traffic.answers), "lost": len(traffic.lost), "first_lost": traffic.lost[:3],
         "detected_seconds": round(drift.time - shifted, 2), "recovered_seconds": round(won.time - shifted, 2),
