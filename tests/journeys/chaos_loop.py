@@ -43,6 +43,7 @@ rows = 50
 worse = 0.2
 errors = 0.6  # a process that was killed fails what it is asked until it is back
 slow = 1.0  # the machine has other things to do
+soak = "SOAK seconds"
 timeout = "3 minutes"
 
 [worker]
@@ -209,7 +210,7 @@ class Loop:
         self.known: dict[str, tuple[str, str]] = {}  # by model: the file and the function it comes from
         self.round_name = "start"
         with boucle.workspace.init(folder):
-            (folder / "boucle.toml").write_text(SETTINGS)
+            (folder / "boucle.toml").write_text(SETTINGS.replace("SOAK", "2" if kills else "0"))
         for file in ("a", "b"):
             code = folder / file
             code.mkdir()
@@ -299,17 +300,19 @@ class Loop:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-            self._killed("command " + str(command[3]))
+            self._killed(f"command {command[2]}")
             return 1
 
     def _kill_until(self, ws: Any, over: Callable[[], bool], left: int) -> None:
         deadline = time.monotonic() + ROUND_SECONDS
         again = time.monotonic() + self.dice.uniform(0, 1.5)
-        while not over():
+        done = False
+        # Some come when it is over already, for then the address may change hands.
+        while not (done := done or over()) or (left and self.dice.random() < 0.98):
             self._restart_workers()
             if left and time.monotonic() > again:
                 left -= self._kill(ws)
-                again = time.monotonic() + self.dice.uniform(0.2, 2.5)
+                again = time.monotonic() + self.dice.uniform(0.1, 2.5)
             if time.monotonic() > deadline:
                 self._problem(f"it is not over after {ROUND_SECONDS:g} s")
                 return

@@ -84,3 +84,15 @@ def test_distances_are_scaled_so_that_one_wild_row_does_not_decide():
     assert scaled(gaps).max() == 1.0
     assert scaled(gaps)[0] == pytest.approx(1 / 3)
     assert scaled(np.zeros(4)).tolist() == [0.0] * 4
+
+
+def test_a_model_that_was_worse_from_its_first_answer_on_is_found_by_the_errors_it_had_before():
+    random = np.random.default_rng(6)
+    times, stream = np.arange(600.0), errors(random, (600, 0.3))
+    assert concept(times, stream).status == "pass", "steady, as far as it goes"
+    found = concept(times, stream, known=errors(random, (500, 0.1)))
+    assert (found.status, found.labelled) == ("fail", 600)
+    assert found.since == 600 - found.rows_since < 30
+    assert found.before == pytest.approx(0.1, abs=0.04)
+    alike = np.sort(errors(random, (500, 0.3)))
+    assert concept(times, stream, known=alike).status == "pass", "in whatever order they are"

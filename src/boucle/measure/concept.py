@@ -152,32 +152,39 @@ class Concept:
         return asdict(self)
 
 
-def concept(times: Sequence[float], errors: Sequence[float], *, level: float = LEVEL, what: str = "error") -> Concept:
+def concept(
+    times: Sequence[float], errors: Sequence[float], *, known: Sequence[float] | Floats = (), level: float = LEVEL,
+    what: str = "error",
+) -> Concept:  # fmt: skip
     """Judge errors between 0 and 1, each with the time its question was asked; they may come in any order.
 
     Both detectors go through them in the order of those times. A change is dated by where the split into two means explains
-    the errors best, within the part that Adwin singles out.
+    the errors best, within the part that Adwin singles out. `known` are errors on rows that were kept back when the model was
+    made: they come first, so that a model that was worse from its first answer on is found as well.
 
     >>> concept(times, errors).status
     """
     order = np.argsort(np.asarray(times, np.float64), kind="stable")
-    ordered, moments = np.clip(np.asarray(errors, np.float64)[order], 0, 1), np.asarray(times, np.float64)[order]
-    count = len(ordered)
+    fresh, moments = np.clip(np.asarray(errors, np.float64)[order], 0, 1), np.asarray(times, np.float64)[order]
+    count = len(fresh)
     if count < 2 * LEAST:
         return Concept("pass", f"too few labels to judge: {count} of {2 * LEAST}", count, 0.0, 0.0)
+    # In random order, so that what varies among them is no change.
+    kept = np.random.default_rng(0).permutation(np.clip(np.asarray(known, np.float64), 0, 1))
+    ordered = np.concatenate([kept, fresh])
     adwin, start = Adwin(level), 0
     for error in ordered.tolist():
         if adwin.add(error):
             start = adwin.start
-    mean, rising = float(ordered.mean()), onset(moments, ordered)
+    mean, rising = float(fresh.mean()), onset(moments, fresh)
     if not start:
         return Concept("pass", f"the {what} is steady at {mean:.3g}", count, mean, mean, rising=rising)
-    at = _split(ordered, max(0, start - (count - start)))
+    at = max(_split(ordered, max(0, start - (len(ordered) - start))), len(kept))
     before, after = float(ordered[:at].mean()), float(ordered[at:].mean())
     if abs(after - before) < min(EFFECT, max(SMALL, SHARE * before)):
         said = f"the {what} went from {before:.3g} to {after:.3g}, too little to matter"
         return Concept("pass", said, count, before, after, rising=rising)
-    rose = after > before
+    rose, at = after > before, at - len(kept)
     said = f"the {what} {'rose' if rose else 'fell'} from {before:.3g} to {after:.3g}"
     return Concept("fail" if rose else "warn", said, count, before, after, float(moments[at]), count - at, rising)
 

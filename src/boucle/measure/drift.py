@@ -112,7 +112,9 @@ def drift(
     of rows more missing, new or out of range reaches that of `shares`; and when e-BH over the columns
     (`evidence.e_bh`) rejects that nothing changed. A column without the effect counts as an e-value of 0, which keeps the
     guarantee: of the columns that alarm at most the share `level` are false, at any look (at any stopping time; the rows
-    are taken to be independent). A tenth of `level` is spent on what the reference itself does not know.
+    are taken to be independent). A tenth of `level` is spent on what the reference itself does not know. Of a reference in
+    the order of time (`Reference.of`) rows count for as little as they do there, `measure.stretches`: the level is then
+    approximate. Rows most of which are as no stretch of it had are found at once.
 
     Raises `Invalid` for windows of another reference or thresholds that do not rise.
     """

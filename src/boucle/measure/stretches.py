@@ -2,9 +2,10 @@
 
 A hundred rows in a row are seldom like a whole year: they are one morning, or one week in winter. Rows next to each other
 depend on each other, so counting them as if each were drawn afresh finds "drift" at once and for ever (Kish 1965 on designs
-with clusters; Kunsch 1989 on blocks of dependent rows). What is usual is read off the reference itself: stretches of a hundred
-rows, of two hundred, and so on up to half of it are each compared with the others, and traffic is unusual only when it
-differs by more than those did. Rows in no order of time say nothing of the kind, and then nothing is usual but chance.
+with clusters; Kunsch 1989 on blocks of dependent rows). How little such rows count is read off the reference itself: stretches
+of a hundred rows, of two hundred, and so on up to half of it are each compared with the others. As many times as they lie
+further apart than chance would have it, so many rows count for one in traffic of that length. Rows in no order of time say
+nothing of the kind, and each counts.
 """
 
 from __future__ import annotations

@@ -318,6 +318,8 @@ def _finish(ws: Workspace, rollout: Rollout, decision: Decision, *, since: Rollo
     with ws.store.transaction():
         _check_unchanged(ws, since)
         old, new = _revision(ws, rollout, rollout.before), _revision(ws, rollout, rollout.after)
+        if new.status not in ("trial", "died"):
+            raise Conflict(f"{new.key} is {new.status}", expected="one that can win", fix="look again: boucle rollout")
         ws.store.put(ended)
         services.change(ws, new, "ready", reason=f"rollout {rollout.id}: it won", share=1.0, shadow=False)
         services.change(ws, old, "stopped", reason=f"{new.key} won", share=0.0, shadow=False)
@@ -326,13 +328,14 @@ def _finish(ws: Workspace, rollout: Rollout, decision: Decision, *, since: Rollo
             ws, ended, "finished", phases=_brief(ended), sentence=decision.sentence, model=model.key,
             seconds=round(ended.ended - ended.started, 3),
         )  # fmt: skip
+        if model.stage != "production":
+            # In the same write, for nobody comes back to a rollout that is over. Its gate was asked before it got everything;
+            # what changed since then is a person's doing, and said.
+            try:
+                models.advance(ws, model.ref, "production", reason=f"rollout {rollout.id}")
+            except (Refused, Invalid) as error:
+                _note(ws, ended, "stage", sentence=f"{model.key} serves, but did not enter production: {error.what}")
     _apply(ws, rollout.service)
-    if model.stage != "production":
-        # Its gate was asked before it got everything; what changed since then is a person's doing, and said.
-        try:
-            models.advance(ws, model.ref, "production", reason=f"rollout {rollout.id}")
-        except (Refused, Invalid) as error:
-            _note(ws, ended, "stage", sentence=f"{model.key} serves, but did not enter production: {error.what}")
     return ended
 
 
