@@ -92,6 +92,7 @@ work(ws, every=0.2, stop=threading.Event(), seconds=2.0, say=lambda line: print(
 """
 ROUND_SECONDS = 150.0
 QUIET_SECONDS = 30.0
+SPARED_SECONDS = 6.0  # what dies right after it was started, again and again, is given up by right
 
 
 @dataclass
@@ -209,6 +210,7 @@ class Loop:
         self.report = Report()
         self.known: dict[str, tuple[str, str]] = {}  # by model: the file and the function it comes from
         self.round_name = "start"
+        self.spared: dict[str, float] = {}  # when one of a kind was killed last
         with boucle.workspace.init(folder):
             (folder / "boucle.toml").write_text(SETTINGS.replace("SOAK", "2" if kills else "0"))
         for file in ("a", "b"):
@@ -245,7 +247,7 @@ class Loop:
             if function == "good":
                 function = next(f for f in GOOD if apart or f != now_function)
             model = self._model(file, function)
-            left = self.kills
+            left, before_apart = self.kills, self.report.kills["apart"]
             if deploy:
                 left = self._deploy(ws, model, left)
                 self._look(ws, model)
@@ -257,6 +259,11 @@ class Loop:
             expected = "finished" if function in GOOD else "failed"
             self.report.ends[f"{function} {rollout.status}"] += 1
             said = "; ".join(f"{n}: {p.get('status')}: {p.get('said')}" for n, p in rollout.phases.items())
+            shot = self.report.kills["apart"] > before_apart and said.endswith("more than before)")
+            if rollout.status == "failed" and expected == "finished" and shot and "requests failed" in said:
+                # Nobody can know that it was not its own doing: what its process failed while it was down counts against it.
+                self.report.ends[f"{function} failed for it was killed"] += 1
+                expected = "failed"
             if rollout.status != expected:
                 self._problem(f"rollout {rollout.id} is {rollout.status} in {rollout.phase}: {said}")
             self._say(f"{rollout.status} in {rollout.phase}; {dict(self.report.kills)}")
@@ -283,6 +290,7 @@ class Loop:
             left -= self._killed_command(command, 2.5)
             if left and self.dice.random() < 0.5:
                 left -= self._kill(ws)
+        time.sleep(SPARED_SECONDS)
         self._run(self.folder, *command)
         # What was left by those that were killed is found after a while; for us the while is over.
         usual, ws.now = ws.now, lambda: time.time() + 2 * host.ABANDONED_SECONDS
@@ -323,8 +331,10 @@ class Loop:
         front, apart = self._processes(ws)
         kind = self.dice.choices(["worker", "service", "apart"], [3, 2, 3 if apart else 0])[0]
         pids = {"worker": [w.pid for w in self.workers if w.poll() is None], "service": front, "apart": apart}[kind]
-        if not pids:
+        now = time.monotonic()
+        if not pids or (kind != "worker" and now - self.spared.get(kind, -SPARED_SECONDS) < SPARED_SECONDS):
             return 0
+        self.spared[kind] = now
         try:
             os.kill(self.dice.choice(pids), signal.SIGKILL)
         except ProcessLookupError:

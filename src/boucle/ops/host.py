@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 LIVE = ("ready", "trial", "died")  # what should run
 RUNNING = ("running", "waiting", "paused")  # rollouts that are not over
 ABANDONED_SECONDS = 120.0  # a revision that is still starting by then has been left by whoever started it
-_SOON = 10.0  # seconds; what lived for longer was healthy, and whoever killed it may do so again
+_SOON = (
+    5.0  # seconds from one start to the next; what lived for longer was healthy, and whoever killed it may do so again
+)
 _RESTARTS = 5  # deaths so soon, or failures to start, in a row; then a revision is given up
 
 

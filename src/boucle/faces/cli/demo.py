@@ -77,7 +77,9 @@ def demo(args: argparse.Namespace) -> int:
     else:
         out.line(f"Stop it  {program} stop {name} -C {folder}", "dim")
         if looped:
-            out.line(f"The loop {program} watch digits -C {folder.parent / 'digits'}   (also: rollout show, kpi, alerts)")
+            out.line(
+                f"The loop {program} watch digits -C {folder.parent / 'digits'}   (also: rollout show, kpi, alerts)"
+            )
     return _verdict(looped)
 
 

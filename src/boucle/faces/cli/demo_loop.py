@@ -189,7 +189,9 @@ def loop(ws: Workspace, url: str, found: Groups, say: Say) -> dict[str, Any]:
 def _story(ws: Workspace, found: Groups, traffic: Traffic, say: Say) -> dict[str, Any]:
     journal = _Journal(ws, traffic, say)
     journal.until(lambda: traffic.count("before") >= 700, "traffic")
-    say(f"{traffic.count('before'):,} digits asked, {traffic.score('before'):.1%} right; the watch sees nothing unusual")
+    say(
+        f"{traffic.count('before'):,} digits asked, {traffic.score('before'):.1%} right; the watch sees nothing unusual"
+    )
     shifted = time.time()
     traffic.turn("drifted", found.early)
     say("now people come whose digits lean the other way")
@@ -242,7 +244,15 @@ def _sabotage(ws: Workspace, say: Say) -> str:
 class _Journal:
     """Reads events as they come, says those that tell the story, and waits for some of them."""
 
-    SHOWN = ("service.drift", "rule.", "rollout.", "model.registered", "model.stage", "dataset.committed", "alert.opened")
+    SHOWN = (
+        "service.drift",
+        "rule.",
+        "rollout.",
+        "model.registered",
+        "model.stage",
+        "dataset.committed",
+        "alert.opened",
+    )
 
     def __init__(self, ws: Workspace, traffic: Traffic, say: Say) -> None:
         self.ws, self.traffic, self.say = ws, traffic, say

@@ -32,7 +32,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "approve": ("models", "say yes to a model entering a stage"),
     "rollback": ("models", "bring back the version that was in production before"),
     "deploy": ("services", "run a model as a service"),
-    "rollout": ("rollout", "try a model in the place of another, phase by phase; it stays only when it has shown that it may"),
+    "rollout": (
+        "rollout",
+        "try a model in the place of another, phase by phase; it stays only when it has shown that it may",
+    ),
     "services": ("services", "list services"),
     "stop": ("services", "stop a service"),
     "predict": ("services", "ask a service"),

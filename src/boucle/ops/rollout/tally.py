@@ -21,7 +21,11 @@ from boucle.ops.label import read_as, task_of
 from boucle.ops.rollout.plan import Measure, Policy
 
 _STEPS = 8  # buckets of latency per doubling
-_SLOW, _LONGER, _NOTICED = 0.95, 1.5, 10_000  # quantile, factor beyond it, and the microseconds that anybody would notice
+_SLOW, _LONGER, _NOTICED = (
+    0.95,
+    1.5,
+    10_000,
+)  # quantile, factor beyond it, and the microseconds that anybody would notice
 _FEW = 30
 
 
