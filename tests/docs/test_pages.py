@@ -206,9 +206,9 @@ def reading(folder: Path) -> Iterator[tuple[Shell, Python]]:
     try:
         yield shell, python
     finally:
+        _end_what_runs_in(folder)  # first, for what was started in the background holds the shell's output
         shell.close()
         python.close()
-        _end_what_runs_in(folder)
 
 
 def _end_what_runs_in(folder: Path) -> None:

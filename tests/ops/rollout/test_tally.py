@@ -215,7 +215,7 @@ def test_pairs_of_classes_against_counting():
     assert (tally.pairs, tally.labelled) == (500, len(told))
     assert tally.differ == sum(a != b for a, b, _ in rows)
     assert (tally.worse, tally.better) == (gaps.count(1.0), gaps.count(-1.0))
-    found = tallies.measures(tally, POLICY, 0.01, numbers=False)
+    found = tallies.measures(tally, POLICY, 0.01)
     assert set(found) == {"score", "differ"}
     harm, sure = found["score"].harm, paired(gaps, 0.01)
     assert (harm.estimate, harm.low, harm.high) == pytest.approx((np.mean(gaps), sure.low, sure.high))
@@ -235,13 +235,22 @@ def test_pairs_of_numbers_against_their_sums():
     gap, base = np.abs(new - truth) - np.abs(old - truth), np.abs(old - truth)
     assert tally.gap.moments.mean == pytest.approx(gap.mean())
     assert tally.gap.moments.variance == pytest.approx(gap.var(ddof=1))
-    score = tallies.measures(tally, POLICY, 0.01, numbers=True)["score"]
+    score = tallies.measures(tally, POLICY, 0.01)["score"]
     assert score.harm.estimate == pytest.approx(gap.mean() / base.mean())
     assert score.harm.low < score.harm.estimate < score.harm.high < 0
     assert score.state == "ok"
-    assert (
-        tallies.measures(paired_up([(1.0, 2.0, 1.5)] * 9, NUMBERS), POLICY, 0.01, numbers=True)["score"].state == "open"
-    )
+    assert tallies.measures(paired_up([(1.0, 2.0, 1.5)] * 9, NUMBERS), POLICY, 0.01)["score"].state == "open"
+
+
+def test_a_function_without_a_task_that_answers_with_amounts_is_off_by_some():
+    tally = paired_up([(10.0, 10.5, 10.2)] * 40, Model(name="fare", version=1, digest="", artifact=""))
+    assert tally.numbers
+    assert "off by 0.3 on average, 0.2 before" in tallies.measures(tally, POLICY, 0.05)["score"].said
+
+
+def test_two_that_are_never_off_are_equals_and_one_that_is_is_worse():
+    assert tallies.measures(paired_up([(1.0, 1.0, 1.0)] * 40, NUMBERS), POLICY, 0.05)["score"].state == "ok"
+    assert tallies.measures(paired_up([(1.0, 1.1, 1.0)] * 40, NUMBERS), POLICY, 0.05)["score"].state == "worse"
 
 
 def test_two_revisions_against_counting():
@@ -256,7 +265,7 @@ def test_two_revisions_against_counting():
             seen.loss.add(miss)
     tally.before.requests, tally.before.failed = 290, 10
     tally.after.requests, tally.after.failed = 100, 0
-    found = tallies.measures(tally, POLICY, 0.02, numbers=False)
+    found = tallies.measures(tally, POLICY, 0.02)
     assert found["score"].harm == shares((wrong["before"], 300), (wrong["after"], 300), 0.02)
     assert found["score"].state == "ok"
     assert found["errors"].harm == shares((10, 300), (0, 100), 0.02)
@@ -266,11 +275,11 @@ def test_two_revisions_against_counting():
 def test_losses_of_numbers_are_told_as_a_part_of_the_old_error():
     chance = np.random.default_rng(2)
     old, new = chance.gamma(2, 1, 500), chance.gamma(2, 1.6, 500)
-    tally = Tally()
+    tally = Tally(numbers=True)
     for seen, losses in ((tally.before, old), (tally.after, new)):
         for value in losses.tolist():
             seen.loss.add(value)
-    score = tallies.measures(tally, POLICY, 0.05, numbers=True)["score"]
+    score = tallies.measures(tally, POLICY, 0.05)["score"]
     gap = difference(Moments.of(old), Moments.of(new), 0.05)
     assert score.harm.low == pytest.approx(gap.low / old.mean())
     assert score.harm.high == pytest.approx(gap.high / old.mean())
@@ -283,19 +292,19 @@ def test_slow_is_half_as_long_again_as_the_slowest_of_before(tmp_path):
     tally = Tally()
     tallies.read_answers(tally.before, before, id_at(BEGAN), BEGAN + 100, shadow=False)
     tallies.read_answers(tally.after, after, id_at(BEGAN), BEGAN + 100, shadow=False)
-    slow = tallies.measures(tally, POLICY, 0.05, numbers=False)["slow"]
+    slow = tallies.measures(tally, POLICY, 0.05)["slow"]
     assert slow.harm == shares((0, 200), (100, 200), 0.05)
     assert slow.state == "worse"
 
 
 def test_nothing_is_known_of_nothing():
-    assert tallies.measures(Tally(), POLICY, 0.05, numbers=False) == {}
-    assert tallies.measures(Tally.from_json({}), POLICY, 0.05, numbers=True) == {}
+    assert tallies.measures(Tally(), POLICY, 0.05) == {}
+    assert tallies.measures(Tally.from_json({}), POLICY, 0.05) == {}
     alone = Tally()
     alone.before.requests = alone.before.rows = 50
     alone.before.latency = {"80": 50}
     alone.before.loss.add(0.0)
-    assert tallies.measures(alone, POLICY, 0.05, numbers=False) == {}  # of the new revision nothing was seen
+    assert tallies.measures(alone, POLICY, 0.05) == {}  # of the new revision nothing was seen
 
 
 def test_what_was_read_is_not_changed_by_counting_on():

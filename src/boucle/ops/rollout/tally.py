@@ -27,6 +27,7 @@ _SLOW, _LONGER, _NOTICED = (
     10_000,
 )  # quantile, factor beyond it, and the microseconds that anybody would notice
 _FEW = 30
+_NOTHING = 1e-12
 
 
 @dataclass(slots=True)
@@ -77,6 +78,7 @@ class Tally:
     labelled: int = 0
     gap: Sums = field(default_factory=Sums)  # of numbers: the new one's distance less the old one's
     base: Sums = field(default_factory=Sums)  # the old one's distance
+    numbers: bool = False  # losses are distances, not wrong or right
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Tally:
@@ -139,6 +141,11 @@ def read_labels(
                 yield record, pair["label"]
 
 
+def are_numbers(model: Model, said: Any) -> bool:
+    """Whether a model's answers are amounts, so that being near counts."""
+    return task_of(model, [(0.0, None, {"prediction": said})]) == "regression"
+
+
 def loss(model: Model, said: Any, label: Any) -> float | None:
     """How wrong an answer was: 0 or 1 for a class, the distance for a number; None where it cannot be said."""
     task = task_of(model, [(0.0, label, {"prediction": said})])
@@ -161,6 +168,7 @@ def compare(tally: Tally, old: Any, new: Any, model: Model, label: Any = None) -
     was, now = loss(model, old, label), loss(model, new, label)
     if was is None or now is None:
         return
+    tally.numbers = are_numbers(model, old)
     tally.labelled += 1
     tally.worse += now > was
     tally.better += now < was
@@ -177,10 +185,10 @@ def spread_of(answers: Sequence[Any]) -> float:
 # --- measures ----------------------------------------------------------------------------------------------------------
 
 
-def measures(tally: Tally, policy: Policy, alpha: float, *, numbers: bool) -> dict[str, Measure]:
+def measures(tally: Tally, policy: Policy, alpha: float) -> dict[str, Measure]:
     """What the sums say, each with an interval that holds at all looks together."""
     found = [
-        _paired_score(tally, policy, alpha, numbers) or _score(tally, policy, alpha, numbers),
+        _paired_score(tally, policy, alpha) or _score(tally, policy, alpha),
         _differ(tally, policy, alpha),
         _errors(tally, policy, alpha),
         _slow(tally, policy, alpha),
@@ -188,10 +196,10 @@ def measures(tally: Tally, policy: Policy, alpha: float, *, numbers: bool) -> di
     return {m.name: m for m in found if m is not None}
 
 
-def _paired_score(tally: Tally, policy: Policy, alpha: float, numbers: bool) -> Measure | None:
+def _paired_score(tally: Tally, policy: Policy, alpha: float) -> Measure | None:
     if not tally.labelled:
         return None
-    if not numbers:
+    if not tally.numbers:
         same = tally.labelled - tally.worse - tally.better
         gaps = np.repeat([1.0, 0.0, -1.0], [tally.worse, same, tally.better])
         harm = paired(gaps, alpha)
@@ -202,7 +210,7 @@ def _paired_score(tally: Tally, policy: Policy, alpha: float, numbers: bool) -> 
         )
         return Measure("score", harm, policy.worse, said)
     gap, base = tally.gap.moments, tally.base.mean
-    if gap.rows < _FEW or not base:
+    if gap.rows < _FEW:
         return Measure(
             "score", Interval(math.nan, -math.inf, math.inf, gap.rows, alpha), policy.worse, f"{gap.rows} labelled rows"
         )  # fmt: skip
@@ -210,11 +218,11 @@ def _paired_score(tally: Tally, policy: Policy, alpha: float, numbers: bool) -> 
     return _relative(Interval(gap.mean, gap.mean - half, gap.mean + half, gap.rows, alpha), base, policy)
 
 
-def _score(tally: Tally, policy: Policy, alpha: float, numbers: bool) -> Measure | None:
+def _score(tally: Tally, policy: Policy, alpha: float) -> Measure | None:
     before, after = tally.before.loss, tally.after.loss
     if not before.rows or not after.rows:
         return None
-    if numbers:
+    if tally.numbers:
         return _relative(difference(before.moments, after.moments, alpha), before.mean, policy)
     counts = [(round(s.mean * s.rows), s.rows) for s in (before, after)]
     harm = shares(counts[0], counts[1], alpha)
@@ -226,8 +234,8 @@ def _score(tally: Tally, policy: Policy, alpha: float, numbers: bool) -> Measure
 
 
 def _relative(gap: Interval, base: float, policy: Policy) -> Measure:
-    parts = (gap.estimate / base, gap.low / base, gap.high / base) if base else (math.nan, -math.inf, math.inf)
-    harm = Interval(*parts, gap.rows, gap.level)
+    unit = base or _NOTHING  # against an old revision that is never off, anything else is worse
+    harm = Interval(gap.estimate / unit, gap.low / unit, gap.high / unit, gap.rows, gap.level)
     said = (
         f"off by {base + gap.estimate:.4g} on average, {base:.4g} before "
         f"({gap.rows:,} labelled rows, change {harm.low:+.1%} to {harm.high:+.1%})"
