@@ -347,6 +347,28 @@ def test_errors_that_rise_are_concept_drift_and_noted_once(fake):
     assert watch(one.ws, one.service, since=time.time() - 2500).concept.status == "pass"
 
 
+def test_a_model_that_was_never_as_good_as_on_the_rows_kept_back_is_found(fake, place):
+    ws, _ = place
+    import pricing
+
+    random = np.random.default_rng(7)
+    kept = rides(400, seed=8)
+    truth = 3.0 + 2.0 * kept["km"] + random.normal(0, 0.1, 400)
+    holdout = boucle.Frame.of({**kept, "price": truth})
+    data = datasets.load(ws, "rides")
+    model = models.register(
+        ws, "price", pricing.price, data=data, trained=data, holdout=holdout, target="price", task="regression"
+    )
+    one = fake(model)
+    ids = one.answer(rides(120, seed=9))
+    said = {r["id"]: r["output"]["prediction"] for r in predictions.scan(Path(one.service.folder, "predictions"))}
+    label(ws, one.service, {i: said[i] + 1.0 for i in ids})
+    seen = watch(ws, one.service)
+    assert seen.status == "pass"
+    assert seen.concept.status == "fail", "off by as much from the first answer on, but more than on the rows kept back"
+    assert seen.concept.before < seen.concept.after
+
+
 def test_failures_are_an_anomaly_while_they_last(fake, monkeypatch):
     one = fake()
     start = time.time() // 300 * 300 - 40 * 300

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,6 +69,7 @@ class History:
     times: tuple[float, ...]
     errors: tuple[float, ...]
     what: str
+    known: tuple[float, ...] = ()  # the same on rows that were kept back when the model was made
 
 
 def outcomes(ws: Workspace, service: Service, *, since: float = 0.0) -> tuple[Outcome, tuple[Outcome, ...]] | None:
@@ -78,9 +79,11 @@ def outcomes(ws: Workspace, service: Service, *, since: float = 0.0) -> tuple[Ou
     return (found.whole, found.spans) if found is not None else None
 
 
-def history(ws: Workspace, service: Service, *, since: float = 0.0) -> History | None:
+def history(
+    ws: Workspace, service: Service, *, since: float = 0.0, known: Sequence[float] = ()
+) -> History | None:  # fmt: skip
     """The labelled predictions of a revision that were asked since then, however late the labels came; None where nothing is
-    labelled. Errors are of the last 20,000."""
+    labelled. Errors are of the last 20,000; `known` are those on rows that were kept back, which say what is usual."""
     labels = read(Path(service.folder))
     if not labels:
         return None
@@ -106,13 +109,15 @@ def history(ws: Workspace, service: Service, *, since: float = 0.0) -> History |
 
     whole = over(min(times), math.nextafter(max(times), math.inf))
     starts = sorted({t // span * span for t in times})
-    moments, errors = _errors(task, sorted(pairs[-_MOST_ERRORS:], key=lambda p: p[0]))
+    moments, errors = _errors(task, sorted(pairs[-_MOST_ERRORS:], key=lambda p: p[0]), known)
+    kept = np.array(known, np.float64)
+    kept = scaled(kept, kept) if len(kept) and task == "regression" else kept
     what = "distance (as a share of three times the usual)" if task == "regression" else "error rate"
-    return History(whole, tuple(over(s, s + span) for s in starts), moments, errors, what)
+    return History(whole, tuple(over(s, s + span) for s in starts), moments, errors, what, tuple(kept.tolist()))
 
 
 def _errors(
-    task: str, pairs: list[tuple[float, Any, dict[str, Any]]]
+    task: str, pairs: list[tuple[float, Any, dict[str, Any]]], kept: Sequence[float]
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:  # fmt: skip
     kind = type(next((o["prediction"] for _, _, o in pairs if o["prediction"] is not None), ""))
     known = [(t, read_as(kind, v, task), o["prediction"]) for t, v, o in pairs]
@@ -121,7 +126,7 @@ def _errors(
     if task != "regression":
         return moments, tuple(float(v != said) for _, v, said in usable)
     gaps = np.array([abs(float(v) - float(said)) for _, v, said in usable])
-    return moments, tuple(scaled(gaps).tolist()) if len(gaps) else ()
+    return moments, tuple(scaled(gaps, np.array(kept) if kept else None).tolist()) if len(gaps) else ()
 
 
 def task_of(model: Model | None, pairs: list[tuple[float, Any, dict[str, Any]]]) -> str:

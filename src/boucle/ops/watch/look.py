@@ -110,8 +110,8 @@ def watch(
     tally = _chosen(found, form, origin, moment, window) if partial else _caught_up(ws, found, form, origin)
     judged = drift(origin.reference, tally.windows) if origin.reference is not None and tally.windows else None
     status, sentence = (judged.status, judged.sentence) if judged else ("pass", _nothing(tally, origin))
-    told = history(ws, found, since=moment or 0.0)
-    learned = concept(told.times, told.errors, what=told.what) if told is not None else None
+    told = history(ws, found, since=moment or 0.0, known=origin.errors)
+    learned = concept(told.times, told.errors, known=told.known, what=told.what) if told is not None else None
     odd = None if partial else _anomalies(ws, found, tally)
     verdict, moved = "", _since(judged, tally)
     if not partial:

@@ -22,6 +22,7 @@ from boucle.ledger import bundles, datasets, tables
 from boucle.measure.estimate import Calibration
 from boucle.measure.sketch import Reference, kind_of
 from boucle.measure.stretches import in_time_order
+from boucle.ops.label import task_of
 from boucle.ops.watch import log
 from boucle.ops.watch.odd import threshold
 
@@ -30,19 +31,21 @@ if TYPE_CHECKING:
 
 PREDICTION = "(prediction)"  # among the columns: what the model answered
 FIRST = 1000  # rows that are the reference where there is no other
-FORMAT = 2
+FORMAT = 3
 _ASKED = 5000  # rows that the model is asked to learn how it usually answers
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Origin:
     """The reference of a service, where it comes from, how the model's probabilities are to be taken (None for a model
-    without), and from which surprise on a row is odd. `reference` is None while there is none yet."""
+    without), from which surprise on a row is odd, and how wrong the model was on each row that was kept back from it: 0 or 1,
+    or the distance of an amount. `reference` is None while there is none yet."""
 
     reference: Reference | None
     said: str
     calibration: Calibration | None = None
     odd: float = float("inf")
+    errors: tuple[float, ...] = ()
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -63,8 +66,8 @@ def find(ws: Workspace, service: Service, model: Model, layout: log.Layout) -> O
     path = Path(service.folder, "watch", "reference.json")
     kept = read_json(path)
     if kept and kept["format"] == FORMAT and kept["digest"] == model.digest:
-        calibration = Calibration.from_json(kept["calibration"]) if kept["calibration"] else None
-        return Origin(Reference.from_json(kept["reference"]), kept["origin"], calibration, kept["odd"])
+        taken = Calibration.from_json(kept["calibration"]) if kept["calibration"] else None
+        return Origin(Reference.from_json(kept["reference"]), kept["origin"], taken, kept["odd"], tuple(kept["errors"]))
     schema = layout.inputs
     rows, said = _training_rows(ws, model, schema)
     known = [c for c in schema.columns if rows is None or _alike(c, rows.schema)]
@@ -73,9 +76,10 @@ def find(ws: Workspace, service: Service, model: Model, layout: log.Layout) -> O
     reference = (
         Reference.of(rows.select(watched), ordered=ordered) if rows is not None and watched else Reference(0, {})
     )
-    calibration = None
+    errors: tuple[float, ...] = ()
+    calibration: Calibration | None = None
     if rows is not None and len(known) == len(schema):
-        answers, calibration = _answers(ws, model, schema, rows)
+        answers, calibration, errors = _answers(ws, model, schema, rows)
         said_before = Reference.of({PREDICTION: answers}, ordered=ordered, every=max(1.0, len(rows) / len(answers)))
     else:
         first = _first(service, layout)
@@ -89,8 +93,8 @@ def find(ws: Workspace, service: Service, model: Model, layout: log.Layout) -> O
     odd = threshold(rows.select(watched)) if rows is not None and watched else float("inf")
     whole = Reference(reference.rows, {**reference.columns, **said_before.columns})
     kept = {"format": FORMAT, "digest": model.digest, "origin": said, "reference": whole.to_json(), "odd": odd}
-    write_json(path, {**kept, "calibration": calibration.to_json() if calibration else None})
-    return Origin(whole, said, calibration, odd)
+    write_json(path, {**kept, "calibration": calibration.to_json() if calibration else None, "errors": list(errors)})
+    return Origin(whole, said, calibration, odd, errors)
 
 
 def _first(service: Service, layout: log.Layout) -> tuple[pa.Table, pa.Array] | None:
@@ -133,10 +137,12 @@ def _frame(ws: Workspace, ref: str) -> Frame | None:
     return tables.read(ws.blobs, artifact.value["manifest"], ref)
 
 
-def _answers(ws: Workspace, model: Model, schema: Schema, rows: Frame) -> tuple[pa.Array, Calibration | None]:
+def _answers(
+    ws: Workspace, model: Model, schema: Schema, rows: Frame
+) -> tuple[pa.Array, Calibration | None, tuple[float, ...]]:
     """What the model says to rows it has not seen, or else to those it learned from. Its answers, not the truth: a model that
     is any good answers more evenly than the truth varies, and that must not count as drift. Where the rows were kept back
-    with their truth, how often it is right when it is how sure."""
+    with their truth, how often it is right when it is how sure, and how wrong it was on each."""
     truth: list[Any] = []
     if "holdout" in model.tags:
         kept = tables.read(ws.blobs, model.tags["holdout"])
@@ -149,7 +155,16 @@ def _answers(ws: Workspace, model: Model, schema: Schema, rows: Frame) -> tuple[
     with tempfile.TemporaryDirectory(dir=ws.folder("tmp")) as scratch:
         predictor = bundles.materialise(ws, model, Path(scratch, "bundle")).load()
         said = predictor.predict(batch)
-    return said.column("prediction"), _calibration(model, said, truth)
+    answers = said.column("prediction")
+    pairs = zip(answers.to_pylist(), truth, strict=False)
+    known = [(a, v) for a, v in pairs if a is not None and v is not None]
+    return answers, _calibration(model, said, truth), tuple(_error(model, a, v) for a, v in known)
+
+
+def _error(model: Model, answer: Any, truth: Any) -> float:
+    if task_of(model, [(0.0, truth, {"prediction": answer})]) == "regression":
+        return abs(float(answer) - float(truth))
+    return float(named(answer) != named(truth))
 
 
 def _calibration(model: Model, said: pa.RecordBatch, truth: Sequence[Any]) -> Calibration | None:
