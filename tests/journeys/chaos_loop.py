@@ -379,7 +379,8 @@ class Loop:
             front, pids = host.front(ws, NAME), [p for group in self._processes(ws) for p in group]
             ready = self._ready(ws)
             held = [s.key for s in host.revisions(ws, NAME)]
-            if front is not None and ready is not None and pids == [front.handle["pid"]] and held == [ready.key]:
+            alone = front is not None and ready is not None and pids == [front.handle["pid"]] and held == [ready.key]
+            if alone and ws.target().routed(front.handle) == host.route_of(ws, NAME).digest:
                 return
             said = f"processes {pids}, at the address {front and front.handle['pid']}; revisions {held}"
             time.sleep(0.1)

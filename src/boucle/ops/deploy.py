@@ -85,7 +85,7 @@ def deploy(
 def check_free(ws: Workspace, name: str) -> None:
     """Raise `Conflict` while a rollout of the service is going on that looks after itself."""
     going = processes.rollout_of(ws, name)
-    if going is not None and going.strategy != "replace":
+    if going is not None:
         raise Conflict(
             f"a rollout of {name} is {going.status} (revision {going.after}, {going.phase or going.strategy})",
             expected="one at a time",
@@ -171,8 +171,14 @@ def stop(ws: Workspace, ref: Ref | str, *, reason: str = "") -> Service:
         raise Invalid(f"{service} is {service.status} already", expected="a service that runs", fix="boucle services")
     going = processes.rollout_of(ws, service.name)
     if going is not None:
-        ws.store.put(replace(going, status="aborted", ended=ws.now()))
-        note(ws, "rollout.aborted", f"service:{service.name}@{going.after}", reason=reason or "the service was stopped")
+        with ws.store.transaction():
+            ws.store.put(replace(going, status="aborted", ended=ws.now()))
+            note(
+                ws,
+                "rollout.aborted",
+                f"service:{service.name}@{going.after}",
+                reason=reason or "the service was stopped",
+            )
     if not parsed.version:
         for other in processes.revisions(ws, service.name):
             if other.revision != service.revision:

@@ -270,6 +270,7 @@ def _look(
         for record, label in tallies.read_labels(seen, service, began, known):
             wrong = tallies.loss(model, record["output"]["prediction"], label)
             if wrong is not None:
+                tally.numbers = tallies.are_numbers(model, record["output"]["prediction"])
                 seen.loss.add(wrong)
     return tally, ""
 
@@ -290,9 +291,8 @@ def _facts(
     ws: Workspace, rollout: Rollout, phase: Phase, phases: tuple[Phase, ...], policy: Policy, tally: Tally, broken: str,
     state: Mapping[str, Any],
 ) -> Facts:  # fmt: skip
-    model, old = _model(ws, rollout), _revision(ws, rollout, rollout.before)
-    numbers = model.task == "regression"
-    found = tallies.measures(tally, policy, policy.alpha / len(phases), numbers=numbers)
+    old = _revision(ws, rollout, rollout.before)
+    found = tallies.measures(tally, policy, policy.alpha / len(phases))
     shown = [n for s in rollout.phases.values() for n, m in s.get("measures", {}).items() if m["state"] == "ok"]
     labelled = bool(tally.labelled or "score" in found or Path(old.folder, LABELS).is_file())
     rows = tally.pairs if phase.kind == "replay" else tally.after.rows
@@ -373,7 +373,7 @@ def _apply(ws: Workspace, name: str) -> None:
 def going(ws: Workspace, service: str) -> Rollout:
     """The rollout of a service that is going on; raises `NotFound`."""
     found = host.rollout_of(ws, service)
-    if found is None or found.strategy == "replace":
+    if found is None:
         raise NotFound(f"no rollout of {service} is going on", fix="boucle rollout")
     return found
 
@@ -427,7 +427,7 @@ def abort(ws: Workspace, service: str, *, reason: str = "") -> Rollout:
 def back(ws: Workspace, service: str, *, reason: str = "") -> Service:
     """To the revision before: at once while a rollout is going on, or else by deploying its model again."""
     found = host.rollout_of(ws, service)
-    if found is not None and found.strategy != "replace":
+    if found is not None:
         abort(ws, service, reason=reason)
         return services.resolve(ws, service)
     now = services.resolve(ws, service)
