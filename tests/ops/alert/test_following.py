@@ -80,6 +80,14 @@ def test_a_service_that_fails_is_down_until_it_answers(follower: Follower, over:
     assert follower.after(over, f"{CHURN}@4") == []
 
 
+def test_a_process_that_died_is_a_warning_until_it_cannot_be_brought_back(follower: Follower) -> None:
+    assert follower.after("service.died", f"{CHURN}@3") == [("service-down", CHURN, "warning")]
+    assert follower.after("service.unavailable", f"{CHURN}@3", reason="no port") == [
+        ("service-down", CHURN, "critical")
+    ]
+    assert follower.after("service.restarted", f"{CHURN}@3") == []
+
+
 def test_a_revision_that_fails_beside_one_that_answers_is_no_outage(follower: Follower) -> None:
     follower.shop.ws.store.put(Service(name="churn", revision=2, model="churn@1", status="ready"))
     assert follower.after("service.failed", f"{CHURN}@3", reason="exit 1") == [("service-down", CHURN, "warning")]

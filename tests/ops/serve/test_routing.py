@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections import Counter
+from dataclasses import replace
 
 import httpx
 import pytest
@@ -11,7 +12,7 @@ from boucle.core import predictions
 from boucle.core.route import Arm, Route
 from boucle.ops.serve import app as apps
 from boucle.ops.serve.app import App
-from boucle.ops.serve.arms import Here
+from boucle.ops.serve.arms import Apart, Here
 
 from .conftest import ROW, FakeBundle, FakePredictor, churn
 
@@ -43,8 +44,6 @@ class Service:
         self.app.turn(Route(tuple(r.arm for r in self.running.values()), self.by, "salt"), self.running)
 
     def share(self, **shares):
-        from dataclasses import replace
-
         for name, share in shares.items():
             running = self.running[int(name[1:])]
             running.arm = replace(running.arm, share=share)
@@ -174,6 +173,17 @@ def test_a_revision_on_trial_that_hangs_is_not_waited_for(make, monkeypatch):
         hang.set()
     assert {(a.status_code, a.json()["revision"]) for a in answers} == {(200, 1)}
     assert {f["status"] for f in service.logged(2, "failures")} == {504}
+
+
+def test_a_process_that_is_gone_costs_no_answer_while_another_revision_is_loaded(make):
+    service = make(r1=(churn, 0.0), r2=(churn, 1.0))
+    gone = replace(service.running[2].arm, url="http://127.0.0.1:9", failures=str(service.folder / "r2" / "failures"))
+    service.running[2].close()
+    service.running[2] = Apart("churn", gone, FakeBundle())
+    service.turn()
+    answers = service.ask(*[ROW] * 5)
+    assert {(a.status_code, a.json()["revision"]) for a in answers} == {(200, 1)}
+    assert [f["status"] for f in service.logged(2, "failures")] == [503] * 5
 
 
 def test_input_that_is_refused_is_nobodys_failure(make):

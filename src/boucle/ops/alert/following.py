@@ -19,7 +19,9 @@ _JUDGED = {"service.drift": "drift", "service.concept": "concept", "service.anom
 _SEVERITIES = {"warn": "warning", "fail": "critical"}
 # Events that open an alert, and how bad that is; and those that end it.
 _OPENING = {
-    "service.failed": ("service-down", "critical"), "rollout.failed": ("rollout", "warning"),
+    "service.failed": ("service-down", "critical"), "service.unavailable": ("service-down", "critical"),
+    "service.died": ("service-down", "warning"),  # a worker brings it back in a moment
+    "rollout.failed": ("rollout", "warning"),
     "rule.failed": ("rule", "warning"), "schedule.failed": ("schedule", "warning"), "data.failed": ("data", "warning"),
 }  # fmt: skip
 _ENDING = {

@@ -278,17 +278,15 @@ class App:
         mirrors: Sequence[str] = (),
     ) -> Answer:  # fmt: skip
         answering = chosen.ask(body, asked.media, asked.request, arrived, key, mirrors)
-        trial = table.main is not None and chosen is not table.main and not asked.revision
-        if not trial:
+        if chosen is table.main or asked.revision:
             answer = await answering
         else:
             answer = await self._in_time(chosen, answering, asked.request, arrived)
-            if answer.status >= 500:
-                # What is on trial must cost nobody an answer; that it failed is on file.
-                self._metrics.answers[chosen.arm.revision, answer.status] += 1
-                assert table.main is not None
-                chosen = table.main
-                answer = await chosen.ask(body, asked.media, asked.request, arrived, key)
+        other = None if asked.revision or answer.status < 500 else _instead(table, chosen, answer)
+        if other is not None:
+            self._metrics.answers[chosen.arm.revision, answer.status] += 1
+            chosen = other
+            answer = await chosen.ask(body, asked.media, asked.request, arrived, key)
         self._metrics.answers[chosen.arm.revision, answer.status] += 1
         return answer
 
@@ -358,6 +356,16 @@ class App:
         if path not in self._table.pages:
             raise self._absent()
         return 200, *self._table.pages[path]
+
+
+def _instead(table: _Table, chosen: Running, answer: Answer) -> Running | None:
+    """Who is asked when a revision has failed; that it did is on file. What is on trial must cost nobody an answer, and a
+    process that is gone none as long as another revision is loaded."""
+    if chosen is not table.main:
+        return table.main
+    if answer.status != 503:
+        return None  # the revision that serves failed by itself, and its failure is the answer
+    return next((r for r in table.running.values() if r is not chosen and not r.arm.shadow), None)
 
 
 @dataclass(frozen=True, slots=True)
