@@ -66,6 +66,8 @@ def ab(args: argparse.Namespace) -> int:
 
 
 def _show(seen: Experiment) -> None:
+    from boucle.faces.cli.ab_table import rows, segment_rows
+
     main = seen.main
     out.line(seen.sentence, _COLOURS.get(main.verdict, "yellow"))
     out.line()
@@ -83,38 +85,6 @@ def _show(seen: Experiment) -> None:
             out.line(text)
     for note in seen.notes:
         out.line(f"note: {note}", "dim")
-
-
-def rows(seen: Experiment) -> list[dict[str, Any]]:
-    """The measures as rows of a table. How many more it takes is said of the one that decides."""
-    return [{**_row(m), **(_wait(m) if i == 0 and m.needed else {})} for i, m in enumerate(seen.measures)]
-
-
-def segment_rows(seen: Experiment) -> list[dict[str, Any]]:
-    """The segments as rows of a table."""
-    return [{seen.column: s.value, **_row(s.measure), **_wait(s.measure)} for s in seen.segments]
-
-
-def _row(measure: Measure) -> dict[str, Any]:
-    from boucle.measure.effect import effect_shown, shown
-
-    e, unit = measure.effect, measure.unit
-    return {
-        "measure": f"{measure.name} ({measure.detail})" if measure.detail else measure.name,
-        "before": shown(measure.before, unit), "after": shown(measure.after, unit),
-        "effect": effect_shown(e.estimate, unit),
-        f"{100 * (1 - measure.level):.4g} % interval": f"{effect_shown(e.low, unit)} to {effect_shown(e.high, unit)}",
-        "rows": f"{measure.rows[0]:,} and {measure.rows[1]:,}", "verdict": measure.verdict,
-    }  # fmt: skip
-
-
-def _wait(measure: Measure) -> dict[str, Any]:
-    from boucle.measure.effect import about, duration
-
-    return {
-        "more per arm": "" if measure.needed is None else about(measure.needed),
-        "which takes": duration(measure.seconds) if measure.seconds else "",
-    }
 
 
 def _drawn(path: tuple[Interval, ...], unit: str) -> list[str]:

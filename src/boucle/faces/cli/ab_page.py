@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from boucle.core.errors import Unavailable
 from boucle.faces.cli import out
-from boucle.faces.cli.ab import rows, segment_rows
+from boucle.faces.cli.ab_table import rows, segment_rows
 from boucle.measure.effect import effect_shown
 
 if TYPE_CHECKING:
