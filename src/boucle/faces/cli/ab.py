@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from boucle.faces.cli import out
 from boucle.faces.cli.here import opened
 
 if TYPE_CHECKING:
-    from boucle.measure.effect import Measure
     from boucle.measure.sequential import Interval
     from boucle.ops.ab import Experiment
 
