@@ -165,13 +165,18 @@ def _turns(
     watch_settings: bool = False,
 ) -> None:
     seen: tuple[int, int] | None = None  # the file may have changed since the workspace was opened
+    last: tuple[int, int] | None = None
     while not stop.is_set():
         pause = every
         try:
-            if watch_settings and (now := _stamp(ws)) != seen:
-                seen = now
-                if news := _read_again(ws):
-                    say(news)
+            if watch_settings:
+                # An editor empties a file before it writes it: what is there counts once it has stayed for a turn.
+                now, before = _stamp(ws), last
+                last = now
+                if now == before and now != seen:
+                    seen = now
+                    if news := _read_again(ws):
+                        say(news)
             for line in once():
                 say(line)
                 pause = 0.0  # where something was done there may be more to do
