@@ -50,8 +50,8 @@ def deploy(
     old = next(iter(processes.revisions(ws, service_name)), None)
     chosen = target or ws.settings.target
     ws.target(chosen)
-    where = port or (processes.port_of(old.url) if old else 0) or _free_port(host)
-    if old is None or processes.port_of(old.url) != where:
+    where = port or (processes.port_of(processes.address_of(old)) if old else 0) or _free_port(host)
+    if old is None or processes.port_of(processes.address_of(old)) != where:
         _check_port(host, where)
     service = services.reserve(ws, service_name, model, chosen, ws.now())
     rollout = Rollout(

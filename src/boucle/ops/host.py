@@ -372,6 +372,12 @@ def _before(ws: Workspace, service: Service) -> str:
     return "trial" if rollout is not None and rollout.after == service.revision else "ready"
 
 
+def address_of(service: Service) -> str:
+    """Where people ask a revision, also while its own process is about to take that address over."""
+    taking = service.handle.get("taking")
+    return str(taking["url"]) if taking else service.url
+
+
 def port_of(url: str) -> int:
     """The port of an address."""
     return int(url.rpartition(":")[2].partition("/")[0])

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from boucle.core.errors import Invalid, NotFound, Unavailable
+from boucle.core.route import Route
 from boucle.plugins.targets import process
 from boucle.plugins.targets.process import ProcessTarget
-from boucle.testing.target import TargetContract, post
+from boucle.testing.target import TargetContract, post, wait_for
 
 
 class TestProcessTarget(TargetContract):
@@ -86,3 +87,18 @@ class TestProcessTarget(TargetContract):
         placed = start(dataclasses.replace(placement, options={"max_body": 20, "log_optional": True, "grace": 3}))
         assert post(placed.url, {"x": 1})[0] == 200
         assert post(placed.url, [{"x": 1}, {"x": 1}, {"x": 1}])[0] == 413
+
+    def test_a_take_over_that_was_left_half_way_is_done_by_the_next_try(
+        self, target, placement, other, start, tmp_path
+    ):
+        old = start(placement)
+        arm = dataclasses.replace(other, share=1.0)
+        new = start(dataclasses.replace(placement, route=Route((arm,)), folder=tmp_path / "other"))
+        # Whoever began it told one side and died: that side waits, and then says that nobody came.
+        told = {"route": Route((arm,)).to_json(), "take": f"/tmp/boucle-{os.getpid()}"}
+        process._write_whole(Path(new.handle["route"]), told)
+        wait_for(lambda: "refused" in (process._read_ready(Path(new.handle["ready"])) or {}))
+        process._write_whole(Path(new.handle["route"]), {**told, "take": str(tmp_path / "gone" / "address")})
+        time.sleep(0.2)
+        assert target.take(new.handle, old.handle) == old.url
+        assert post(old.url, {"x": 1})[1]["revision"] == 3

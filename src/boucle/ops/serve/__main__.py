@@ -188,11 +188,14 @@ class _Service:
 
     async def _take(self, path: str) -> None:
         """Wait for the listening socket of another process and answer on it."""
+        if self.facts.pop("refused", None) and self.arguments.ready_file:
+            # What came of an earlier try must not be taken for what comes of this one.
+            _write_whole(self.arguments.ready_file, self.facts)
         with socket.socket(socket.AF_UNIX) as waiting:
             waiting.settimeout(HAND_OVER_SECONDS)
-            waiting.bind(path)
-            waiting.listen(1)
             try:
+                waiting.bind(path)
+                waiting.listen(1)
                 channel, _ = await asyncio.to_thread(waiting.accept)
                 with channel:
                     channel.settimeout(HAND_OVER_SECONDS)
