@@ -50,8 +50,9 @@ def deploy(
     old = next(iter(processes.revisions(ws, service_name)), None)
     chosen = target or ws.settings.target
     ws.target(chosen)
-    where = port or (processes.port_of(processes.address_of(old)) if old else 0) or _free_port(host)
-    if old is None or processes.port_of(processes.address_of(old)) != where:
+    known = processes.port_of(at) if (at := processes.address(ws, service_name)) and old else 0
+    where = port or known or _free_port(host)
+    if where != known:
         _check_port(host, where)
     service = services.reserve(ws, service_name, model, chosen, ws.now())
     rollout = Rollout(

@@ -372,10 +372,14 @@ def _before(ws: Workspace, service: Service) -> str:
     return "trial" if rollout is not None and rollout.after == service.revision else "ready"
 
 
-def address_of(service: Service) -> str:
-    """Where people ask a revision, also while its own process is about to take that address over."""
-    taking = service.handle.get("taking")
-    return str(taking["url"]) if taking else service.url
+def address(ws: Workspace, name: str) -> str:
+    """Where people ask a service, whichever process answers there or did so last; '' where it never had an address. A
+    revision in a process of its own has another one, until it takes this one over."""
+    for service in revisions(ws, name):
+        if service.handle.get("taking"):
+            return str(service.handle["taking"]["url"])
+    at = front(ws, name) or next(iter(_insiders(ws, name)), None)
+    return at.url if at is not None else ""
 
 
 def port_of(url: str) -> int:

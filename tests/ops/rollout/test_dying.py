@@ -224,3 +224,35 @@ def test_a_deploy_that_was_killed_ends_once_and_does_not_stop_a_rollout(shop, sw
     assert killed.status == status
     ends = shop.ws.store.events(type=f"rollout.{status}", subject=f"service:{shop.name}@2")
     assert [e.reason for e in ends] == ["whoever began it did not finish"]
+
+
+def test_a_deploy_after_two_that_were_killed_is_at_the_address_that_people_know(shop, monkeypatch):
+    shop.serve()
+    shop.target.apart = {2}
+
+    class Killed(BaseException):
+        pass
+
+    def dies(*_, **__):
+        raise Killed
+
+    original = host.apply
+
+    def dies_late(ws, name):
+        found = get(shop, 2)
+        return dies() if found is not None and found.status == "ready" else original(ws, name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(host, "retire", dies)  # nothing is tidied up by whoever is dead
+        patch.setattr(host, "apply", dies_late)
+        with pytest.raises(Killed):
+            deploy.deploy(shop.ws, shop.versions["truth"].key, shop.name)
+        assert get(shop, 2).handle["apart"]
+        patch.setattr(host, "settle", lambda ws: [])
+        patch.setattr(deploy, "probe", dies)
+        with pytest.raises(Killed):
+            deploy.deploy(shop.ws, shop.versions["fair"].key, shop.name)
+    assert get(shop, 3).status == "starting"
+    service = deploy.deploy(shop.ws, shop.versions["wrong"].key, shop.name)
+    assert service.url == "http://127.0.0.1:7777"
+    assert shop.live() == {"fare@3": ("ready", 1.0)}

@@ -223,7 +223,7 @@ def _place(ws: Workspace, rollout: Rollout, old: Service, new: Service) -> Servi
     bundle = bundles.materialise(ws, _model(ws, rollout), Path(new.folder, "bundle"))
     # One that could not be started beside the old revision may have ended the process of both: it has one of its own then.
     apart = bool(rollout.phases.get(rollout.phase, {}).get("tried"))
-    where = host.address_of(old)
+    where = host.address(ws, old.name) or old.url
     placed = host.place(ws, new, host.host_of(where), host.port_of(where), apart=apart)
     deploy.probe(bundle, placed)
     return placed
