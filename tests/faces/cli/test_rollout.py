@@ -112,7 +112,7 @@ def test_the_plan_is_printed_and_nothing_begins(reserved, shop, cli):
     planned = cli("rollout", "start", "shop@2", "--dry-run", *arguments).json
     assert [p["phase"] for p in planned["phases"]] == ["replay", "shadow", "canary 5 %", "canary 25 %", "all"]
     assert [p["shows"] for p in planned["phases"]] == [
-        ["differ"], ["errors", "slow"], ["errors", "slow"], ["errors", "slow"], ["errors"],
+        ["differ"], ["errors"], ["errors", "slow"], ["errors", "slow"], ["errors"],
     ]  # fmt: skip
     assert ["a person approves" in p["begins when"] for p in planned["phases"]] == [False, False, True, False, True]
     given = cli("rollout", "start", "shop@2", "--dry-run", "--phases", "replay,canary 10 %, all", "--json").json

@@ -168,7 +168,7 @@ def needed(phase: Phase, policy: Policy, facts: Facts) -> tuple[str, ...]:
             return ("score",) if quality == "score" else ("differ",)
         case "shadow":
             # Outcomes of live requests come too late for a shadow; how often it differs is known at once.
-            return ("errors", "slow", *(("differ",) if open_quality == ("differ",) else ()))
+            return ("errors", *(("differ",) if open_quality == ("differ",) else ()))
         case "canary":
             # Answers of different requests cannot be compared one by one: only the score can.
             return ("errors", "slow", *(("score",) if open_quality == ("score",) else ()))
@@ -179,7 +179,7 @@ def decide(phase: Phase, policy: Policy, facts: Facts) -> Decision:
     """The decision in a phase. Nothing that is not known ever counts in favour."""
     if facts.broken:
         return Decision("back", facts.broken)
-    worse = [m for m in facts.measures.values() if m.state == WORSE and _counts(m.name, policy, facts)]
+    worse = [m for m in facts.measures.values() if m.state == WORSE and _counts(m.name, phase, policy, facts)]
     if worse:
         return Decision("back", "; ".join(m.said for m in worse))
     lacking = [] if facts.rows >= policy.rows else [f"{facts.rows:,} of {policy.rows:,} answers"]
@@ -205,6 +205,9 @@ _NAMES = {
 }  # fmt: skip
 
 
-def _counts(name: str, policy: Policy, facts: Facts) -> bool:
+def _counts(name: str, phase: Phase, policy: Policy, facts: Facts) -> bool:
+    if name == "slow":
+        # What is mirrored waits behind what people asked, so how long it takes says little of the model.
+        return phase.kind != "shadow"
     # Where outcomes are known, other answers are no harm by themselves: they may be the better ones.
     return name != "differ" or not (policy.labels and facts.labelled)
