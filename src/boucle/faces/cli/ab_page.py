@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from boucle.core.errors import Unavailable
 from boucle.faces.cli import out
@@ -81,10 +81,10 @@ def page(seen: Experiment) -> str:
         f'<p class="said">{escape(seen.sentence)}</p><p class="soft">{escape(facts)}</p>',
         f"<h2>Effect on {escape(seen.main.name)}</h2>",
         f'<div class="card">{drawing(seen)}</div>',
-        "<h2>Measures</h2>" + _table(rows(seen)),
+        "<h2>Measures</h2>" + out.html_table(rows(seen)),
     ]
     if seen.segments:
-        parts.append(f"<h2>By {escape(seen.column)}</h2>" + _table(segment_rows(seen)))
+        parts.append(f"<h2>By {escape(seen.column)}</h2>" + out.html_table(segment_rows(seen)))
     if seen.notes:
         parts.append("<h2>Notes</h2><ul>" + "".join(f"<li>{escape(n)}</li>" for n in seen.notes) + "</ul>")
     head = f"<title>{escape(title)}</title><style>{_CSS}</style>"
@@ -152,12 +152,3 @@ def _ticks(low: float, high: float) -> list[float]:
     size = 10.0 ** math.floor(math.log10(rough))
     step = next(m * size for m in (1, 2, 5, 10) if m * size >= rough)
     return [n * step for n in range(math.ceil(low / step), math.floor(high / step) + 1)]
-
-
-def _table(lines: Sequence[dict[str, Any]]) -> str:
-    names = list(dict.fromkeys(k for r in lines for k in r))
-    head = "".join(f"<th>{escape(n)}</th>" for n in names)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{escape(out.cell(r.get(n)))}</td>" for n in names) + "</tr>" for r in lines
-    )  # fmt: skip
-    return f'<div class="scroll"><table><tr>{head}</tr>{body}</table></div>'

@@ -173,3 +173,13 @@ def _said(pairs: Mapping[str, Any]) -> str:
         else:
             words.append(f"{name} {cell(value)}")
     return " · ".join(words)
+
+
+def html_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows as an HTML table that scrolls where it is too wide, everything escaped."""
+    from html import escape
+
+    names = list(dict.fromkeys(k for r in rows for k in r))
+    head = "".join(f"<th>{escape(n)}</th>" for n in names)
+    body = "".join("<tr>" + "".join(f"<td>{escape(cell(r.get(n)))}</td>" for n in names) + "</tr>" for r in rows)
+    return f'<div class="scroll"><table><tr>{head}</tr>{body}</table></div>'

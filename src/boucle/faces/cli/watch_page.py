@@ -71,7 +71,7 @@ def page(seen: Watched) -> str:
         parts += [
             '<h2>Columns</h2><p class="key soft">Share of rows<i class="was"></i>reference<i class="now"></i>now</p>',
             '<div class="cards">' + "".join(_card(seen, c) for c in order) + "</div>",
-            "<h2>Scores</h2>" + _table([_scores(c) for c in order]),
+            "<h2>Scores</h2>" + out.html_table([_scores(c) for c in order]),
         ]
     if seen.estimate is not None and seen.rows:
         parts.append("<h2>Likely quality</h2>" + _estimate(seen.estimate))
@@ -81,7 +81,7 @@ def page(seen: Watched) -> str:
         parts.append("<h2>Anomalies</h2>" + _anomalies(seen.anomaly))
     if seen.outcome is not None:
         rows = [scored(o) for o in (*seen.outcomes, seen.outcome)]
-        parts.append("<h2>Outcomes</h2><p class='soft'>The last line is over all of it.</p>" + _table(rows))
+        parts.append("<h2>Outcomes</h2><p class='soft'>The last line is over all of it.</p>" + out.html_table(rows))
     head = f"<title>{escape(seen.service)}: {seen.status}</title><style>{_CSS}</style>"
     meta = '<meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">'
     return (
@@ -185,15 +185,6 @@ def _scores(column: ColumnDrift) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _table(rows: Sequence[dict[str, Any]]) -> str:
-    names = list(dict.fromkeys(k for r in rows for k in r))
-    head = "".join(f"<th>{escape(n)}</th>" for n in names)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{escape(out.cell(r.get(n)))}</td>" for n in names) + "</tr>" for r in rows
-    )  # fmt: skip
-    return f'<div class="scroll"><table><tr>{head}</tr>{body}</table></div>'
-
-
 def _estimate(found: Estimate) -> str:
     said = f'<p class="soft">{escape(found.sentence[:1].upper() + found.sentence[1:])}.</p>'
     rows = [
@@ -201,7 +192,7 @@ def _estimate(found: Estimate) -> str:
         for n, (v, low, high) in found.scores.items()
     ]
     over = f"<p>An estimate, not a measurement, over the last {found.rows:,} rows.</p>" if rows else ""
-    return said + (over + _table(rows) if rows else "")
+    return said + (over + out.html_table(rows) if rows else "")
 
 
 def _concept(found: Concept) -> str:
@@ -218,7 +209,7 @@ def _anomalies(found: Anomalies) -> str:
         {"odd input": o.id, "asked": out.when(o.time), "surprise": o.surprise, "why": "; ".join(o.why)}
         for o in found.odd
     ]
-    return said + "".join(_table(r) for r in (spans, rows) if r)
+    return said + "".join(out.html_table(r) for r in (spans, rows) if r)
 
 
 def estimated(found: Estimate) -> str:
