@@ -40,17 +40,21 @@ class Record:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dataset(Record):
-    """One immutable version of a table."""
+    """One immutable version of a table, or of a folder of files."""
 
     KIND: ClassVar[str] = "dataset"
 
     name: str = field(metadata=SEARCHABLE)
     version: int
     digest: str = field(metadata=SEARCHABLE)  # over schema and every value, not over the stored bytes
-    manifest: str  # blob: schema and blocks
+    manifest: str  # blob: schema and blocks, or the files
     rows: int
     size: int  # bytes as stored
     schema: Json
+    type: str = "table"  # table or files
+    position: Json = field(
+        default_factory=dict
+    )  # where its source stood after these rows: a cursor, offsets of a stream
     statistics: str = ""  # blob: per column, from the one pass of ingestion
     source: str = ""  # where it came from, never with credentials
     created: float = field(metadata=SEARCHABLE)

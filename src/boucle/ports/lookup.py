@@ -11,7 +11,7 @@ from typing import Any
 
 from boucle.core.errors import Invalid, MissingExtra, NotFound
 
-FAMILIES = ("store", "blobs", "source", "framework", "engine", "target", "check", "vault", "channel")
+FAMILIES = ("store", "blobs", "source", "framework", "engine", "target", "check", "vault", "channel", "place")
 
 
 @functools.cache

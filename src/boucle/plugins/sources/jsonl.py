@@ -34,6 +34,7 @@ class JsonlSource:
 
     name: ClassVar[str] = "jsonl"
     suffixes: ClassVar[tuple[str, ...]] = (".jsonl", ".ndjson", ".json")
+    schemes: ClassVar[tuple[str, ...]] = ()
     options: ClassVar[dict[str, str]] = {"types": "column -> type, for text that stands for times or numbers"}
 
     def read(self, url: str, options: Mapping[str, Any]) -> Reading:

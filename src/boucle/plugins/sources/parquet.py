@@ -23,6 +23,7 @@ class ParquetSource:
 
     name: ClassVar[str] = "parquet"
     suffixes: ClassVar[tuple[str, ...]] = (".parquet", ".pq")
+    schemes: ClassVar[tuple[str, ...]] = ()
     options: ClassVar[dict[str, str]] = {}
 
     def read(self, url: str, options: Mapping[str, Any]) -> Reading:

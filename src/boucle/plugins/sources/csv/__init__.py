@@ -33,6 +33,7 @@ class CsvSource:
 
     name: ClassVar[str] = "csv"
     suffixes: ClassVar[tuple[str, ...]] = (".csv", ".tsv", ".txt", ".tab")
+    schemes: ClassVar[tuple[str, ...]] = ()
     options: ClassVar[dict[str, str]] = {
         "delimiter": "the character between fields; found by itself",
         "quote": "the character around fields, '' for none; the double quote",

@@ -1,0 +1,128 @@
+"""Taking data in: ingest, sources."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+from boucle.faces.cli import out
+from boucle.faces.cli.data.look import row
+from boucle.faces.cli.here import opened
+
+
+def add(verbs: Any) -> None:
+    ingesting = verbs.add_parser("ingest", help="make a file the next version of a dataset")
+    ingesting.add_argument("source", help="a file: CSV, TSV, JSON, JSON lines or Parquet, also compressed")
+    ingesting.add_argument("--name", required=True, help="of the dataset")
+    ingesting.add_argument(
+        "--option", action="append", default=[], metavar="NAME=VALUE", help="for the source, such as delimiter=;"
+    )
+    ingesting.add_argument("--description", default="", help="what it is")
+    ingesting.add_argument("--tag", action="append", default=[], metavar="NAME=VALUE", help="to find it by")
+    ingesting.add_argument("--owner", default="", help="who is responsible for it")
+    ingesting.add_argument("--licence", default="", help="under which it may be used")
+    ingesting.add_argument(
+        "--evolve", action="store_true", help="accept a schema that does not follow from the last one"
+    )
+    ingesting.add_argument("--strict", action="store_true", help="fail on a bad line instead of setting it aside")
+    ingesting.add_argument("--dry-run", action="store_true", help="read it and say what was found, store nothing")
+    ingesting.set_defaults(call=ingest)
+    sources = verbs.add_parser("sources", help="the formats that can be read")
+    sources.set_defaults(call=list_sources)
+
+
+def pairs(given: list[str], flag: str) -> dict[str, Any]:
+    from boucle.core.errors import Invalid
+
+    found: dict[str, Any] = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise Invalid(f"{flag} {text!r}", expected="NAME=VALUE")
+        try:
+            found[name] = json.loads(value)
+        except ValueError:
+            found[name] = value
+    return found
+
+
+def ingest(args: argparse.Namespace) -> int:
+    """Read, store, say what was found."""
+    from boucle.data.ingest import ingest as take_in
+
+    ws = opened(args)
+    options = pairs(args.option, "--option")
+    if args.dry_run:
+        return _dry(args, options)
+    with _counter(args.json) as count:
+        taken = take_in(
+            ws, args.source, args.name, options=options, description=args.description, tags=pairs(args.tag, "--tag"),
+            owner=args.owner, licence=args.licence, evolve=args.evolve, on_bad="fail" if args.strict else "set_aside",
+            progress=count,
+        )  # fmt: skip
+    bad = [{"line": b.number, "why": b.why, "text": b.text[:80]} for b in taken.bad]
+    if args.json:
+        out.as_json(
+            {**row(taken.dataset), "new": taken.new, "found": taken.found, "bad": bad, "seconds": taken.seconds}
+        )
+        return 0
+    dataset = taken.dataset
+    said = "is new" if taken.new else "has the same content already: no new version"
+    out.line(f"{dataset.key} {said}", "green")
+    out.line(f"{dataset.rows:,} rows x {len(dataset.schema['columns'])} columns in {out.took(taken.seconds)}")
+    if taken.found:
+        out.line(f"found: {out.cell(taken.found)}", "dim")
+    if bad:
+        out.line(f"set aside, and kept as tag bad_lines: {out.many(len(bad), 'line')}", "yellow")
+        out.table(bad[:10])
+    return 0
+
+
+def _dry(args: argparse.Namespace, options: dict[str, Any]) -> int:
+    from boucle.data.ingest import preview
+
+    seen = preview(args.source, options)
+    if args.json:
+        out.as_json(seen)
+        return 0
+    out.line(f"{seen['rows']:,} rows; nothing was stored")
+    out.table(seen["columns"])
+    if seen["found"]:
+        out.line(f"found: {out.cell(seen['found'])}", "dim")
+    return 0
+
+
+class _counter:  # noqa: N801  a context manager read as a word
+    """Shows the rows read so far, on a terminal."""
+
+    def __init__(self, quiet: bool) -> None:
+        import sys
+
+        self._shown = not quiet and sys.stdout.isatty()
+
+    def __enter__(self) -> Any:
+        self._status = out.console().status("reading") if self._shown else None
+        if self._status is not None:
+            self._status.start()
+        return self._count
+
+    def _count(self, rows: int) -> None:
+        if self._status is not None:
+            self._status.update(f"{rows:,} rows")
+
+    def __exit__(self, *exc: object) -> None:
+        if self._status is not None:
+            self._status.stop()
+
+
+def list_sources(args: argparse.Namespace) -> int:
+    """The source plugins that are installed."""
+    from boucle.ports import lookup
+
+    rows = [{"source": n, "endings": " ".join(lookup.lookup("source", n).suffixes)} for n in lookup.names("source")]
+    if args.json:
+        out.as_json(rows)
+    else:
+        out.table(rows)
+    return 0

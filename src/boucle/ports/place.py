@@ -1,0 +1,54 @@
+"""Places: where files lie, here or elsewhere. Reading data from a bucket and keeping a copy of blobs there are the same to
+them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, Self
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A file in a place: its path below the root ('/' between the parts), bytes, and what changes when the file does."""
+
+    path: str
+    size: int  # -1 where the place does not tell
+    version: str = ""  # an ETag or a time of change; empty where the place does not tell
+    modified: float = 0.0  # seconds since the epoch; 0 where the place does not tell
+
+
+class Place(Protocol):
+    """Files below a root URL. Paths are relative to it, never absolute and without '..' (else `Invalid`).
+
+    Errors show neither credentials nor the query of a URL. What may pass by itself is tried again; then it is `Unavailable`.
+    """
+
+    name: ClassVar[str]
+    schemes: ClassVar[tuple[str, ...]]  # the beginnings of its URLs, e.g. s3
+    capabilities: ClassVar[frozenset[str]]  # of: list, write
+
+    @classmethod
+    def connect(cls, url: str, options: Mapping[str, Any]) -> Self:
+        """A place at a root. Credentials come from the options or, by the rules of the vendor, from the environment. Nothing
+        is asked of the other side yet."""
+
+    def list(self, prefix: str = "") -> Iterator[Entry]:
+        """Every file whose path begins with `prefix`, in all folders below it, in no order (capability `list`)."""
+
+    def entry(self, path: str) -> Entry:
+        """What is known of one file; raises `NotFound`."""
+
+    def read(self, path: str, start: int = 0, end: int | None = None) -> Iterator[bytes]:
+        """The bytes from `start` up to `end`, in pieces; raises `NotFound`."""
+
+    def write(self, path: str, data: bytes | Path, *, new: bool = False) -> None:
+        """Put bytes or the content of a local file there; it is there whole or not at all (capability `write`). With `new`,
+        raises `Conflict` when there is one already."""
+
+    def remove(self, path: str) -> bool:
+        """Returns whether it was there (capability `write`)."""
+
+    def close(self) -> None:
+        """Let go of connections."""
