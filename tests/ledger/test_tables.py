@@ -99,16 +99,95 @@ def test_any_changed_cell_changes_the_digest(columns, data):
     assert (tables.digest(Frame.of(made(changed))) == before) == same
 
 
-def test_small_cuts_in_blocks_do_not_show(monkeypatch):
+def test_blocks_do_not_show(monkeypatch):
     table = pa.table({"a": list(range(1000)), "b": [f"x{i % 7}" for i in range(1000)]})
-    monkeypatch.setattr(tables, "block_rows", lambda columns: 64)
+    monkeypatch.setattr(tables, "most_rows", lambda columns: 64)
     shelf = Shelf()
     stored = tables.write(shelf, chunked(table, [1, 100, 63]))
     assert stored.digest == tables.write(Shelf(), Frame.of(table)).digest
     manifest = tables.load_manifest(shelf, stored.manifest)
-    assert [b["rows"] for b in manifest["blocks"]] == [64] * 15 + [40]
+    assert sum(b["rows"] for b in manifest["blocks"]) == 1000
+    assert all(16 <= b["rows"] <= 64 for b in manifest["blocks"][:-1])
     assert stored.size == sum(b["size"] for b in manifest["blocks"])
     assert tables.read(shelf, stored.manifest).table().equals(table)
+
+
+def test_a_row_put_in_changes_the_blocks_around_it_only(monkeypatch):
+    monkeypatch.setattr(tables, "most_rows", lambda columns: 64)
+    table = pa.table({"id": list(range(20_000)), "word": [f"w{i * 7919 % 1000}" for i in range(20_000)]})
+    longer = pa.concat_tables([table.slice(0, 10_000), table.slice(5, 1), table.slice(10_000)])
+    shelf = Shelf()
+    before, after = (tables.load_manifest(shelf, tables.write(shelf, Frame.of(t)).manifest) for t in (table, longer))
+    shared = {b["blob"] for b in before["blocks"]} & {b["blob"] for b in after["blocks"]}
+    assert len(shared) > len(after["blocks"]) - 10 > 400
+
+
+@settings(max_examples=40)
+@given(st.data())
+def test_appending_gives_what_writing_it_all_would(data):
+    whole = made(data.draw(content()))
+    place = data.draw(st.integers(0, whole.num_rows))
+    most = data.draw(st.sampled_from([4, 16, 131_072]))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tables, "most_rows", lambda columns: most)
+        shelf = Shelf()
+        first = tables.write(shelf, Frame.of(whole.slice(0, place)))
+        appended = tables.append(shelf, first.manifest, chunked(whole.slice(place), [3, 1, 7]))
+        written = tables.write(shelf, Frame.of(whole))
+    assert (appended.digest, appended.rows, appended.schema) == (written.digest, written.rows, written.schema)
+    assert tables.read(shelf, appended.manifest).table().equals(whole)
+
+
+def test_a_block_that_grows_is_made_one_again(monkeypatch):
+    monkeypatch.setattr(tables, "most_rows", lambda columns: 1024)
+    shelf = Shelf()
+    stored = tables.write(shelf, Frame.of(pa.table({"id": list(range(50)), "n": [None] * 50})))
+    for start in range(50, 1500, 5):
+        more = pa.table({"id": list(range(start, start + 5)), "n": pa.array([None] * 5)})
+        stored = tables.append(shelf, stored.manifest, Frame.of(more))
+        blocks = tables.load_manifest(shelf, stored.manifest)["blocks"]
+        assert all(len(tables.stored_in(b)) == 1 for b in blocks[:-1])
+        assert len(tables.stored_in(blocks[-1])) <= 16
+        assert blocks[0]["ranges"]["id"][0] == 0
+    whole = pa.table({"id": list(range(1500)), "n": pa.array([None] * 1500)})
+    assert stored.digest == tables.digest(Frame.of(whole))
+    assert tables.append(shelf, stored.manifest, Frame.of(whole.slice(0, 0))).digest == stored.digest
+    assert tables.read(shelf, stored.manifest).table().equals(whole)
+
+
+def test_appending_costs_the_new_rows_and_one_block(monkeypatch):
+    monkeypatch.setattr(tables, "most_rows", lambda columns: 64)
+    shelf = Shelf()
+    first = tables.write(shelf, Frame.of(pa.table({"id": list(range(5000))})))
+    count = len(shelf.kept)
+    tables.append(shelf, first.manifest, Frame.of(pa.table({"id": [5000, 5001]})))
+    assert len(shelf.kept) - count <= 3
+    with pytest.raises(Invalid, match="cannot be appended"):
+        tables.append(shelf, first.manifest, Frame.of(pa.table({"id": ["a"]})))
+
+
+def test_blocks_of_the_first_format_are_read_and_appended_to():
+    shelf = Shelf()
+    table = pa.table({"id": list(range(10))})
+    manifest = tables.load_manifest(shelf, tables.write(shelf, Frame.of(table)).manifest)
+    manifest["format"] = 1
+    for block in manifest["blocks"]:
+        del block["ranges"]
+    old = shelf.put(json.dumps(manifest).encode())
+    assert tables.read(shelf, old).table().equals(table)
+    appended = tables.append(shelf, old, Frame.of(pa.table({"id": [10]})))
+    assert tables.load_manifest(shelf, appended.manifest)["format"] == tables.FORMAT
+    assert tables.read(shelf, appended.manifest).table()["id"].to_pylist() == list(range(11))
+
+
+def test_blocks_tell_their_ranges():
+    shelf = Shelf()
+    table = pa.table(
+        {"n": [3, None, 1], "x": [float("nan"), 2.5, -1.0], "s": ["b", "a", None], "t": pa.array([0, 5, 9], pa.date32()),
+         "long": ["x" * 100, "y", "z"], "none": pa.array([None] * 3, pa.int64())}
+    )  # fmt: skip
+    (block,) = tables.load_manifest(shelf, tables.write(shelf, Frame.of(table)).manifest)["blocks"]
+    assert block["ranges"] == {"n": [1, 3], "x": [-1.0, 2.5], "s": ["a", "b"], "t": ["1970-01-01", "1970-01-10"]}
 
 
 def base():
@@ -250,6 +329,6 @@ def test_damage_is_noticed():
 
 
 def test_blocks_of_wide_tables_are_short():
-    assert tables.block_rows(20) == 65_536
-    assert tables.block_rows(10_000) * 10_000 <= 2**23
-    assert tables.block_rows(10**6) == 256
+    assert tables.most_rows(20) == 131_072
+    assert tables.most_rows(10_000) * 10_000 <= 2**23
+    assert tables.most_rows(10**6) == 256

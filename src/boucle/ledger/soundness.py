@@ -127,7 +127,9 @@ def _table_blobs(ws: Workspace, manifest: str, owner: str, report: Report) -> li
     if not ws.blobs.has(manifest):
         return [manifest]
     try:
-        return [block["blob"] for block in tables.load_manifest(ws.blobs, manifest)["blocks"]]
+        return [
+            blob for block in tables.load_manifest(ws.blobs, manifest)["blocks"] for blob in tables.stored_in(block)
+        ]
     except BoucleError as error:
         report.problems.append(f"{owner}: {error.what}")
         return []

@@ -1,8 +1,8 @@
 """Tables as blobs: Parquet blocks, a manifest that names them, and one digest over every value.
 
-A block is as many rows as the schema's width allows, cut at the same rows whatever batches the source gave. The digest
-is a Merkle tree (blocks, of columns, of validity and values) over the decoded values: neither Parquet's bytes, nor
-dictionaries, nor what happens to lie under a null enters it.
+Blocks are cut by what the rows hold (`ledger.cuts`), at the same rows whatever batches the source gave, so versions share
+the blocks that did not change. The digest is a Merkle tree (blocks, of columns, of validity and values) over the decoded
+values: neither Parquet's bytes, nor dictionaries, nor what happens to lie under a null enters it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import base64
 import itertools
 import json
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
@@ -23,13 +23,16 @@ import pyarrow.parquet as pq
 from blake3 import blake3
 
 from boucle.core.errors import Corrupt, Invalid
-from boucle.core.frames import BATCH_ROWS, Frame, arrow_schema, rechunk, type_name
-from boucle.core.schema import Column, Schema
+from boucle.core.frames import Frame, arrow_schema, type_name
+from boucle.core.schema import Column, Schema, jsonable
+from boucle.ledger.cuts import cut, most_rows
 from boucle.ports.blobs import Blobs
 
-FORMAT = 1
-_CELLS = 1 << 23  # values in a block, at most, so that wide tables fit into memory as well
+FORMAT = 2  # 1 had blocks of the same number of rows, and no ranges
+_READABLE = (1, 2)
 _WORKERS = 2
+_PARTS = 16  # of a block that grows; more are made one
+_LONGEST = 64  # characters of a text that a range is kept of
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,28 +46,85 @@ class Stored:
     schema: Schema
 
 
-def block_rows(columns: int) -> int:
-    """Rows of a block: 65,536, halved for wide tables until a block has at most 8 million values (but 256 rows)."""
-    rows = BATCH_ROWS
-    while rows > 256 and rows * columns > _CELLS:
-        rows //= 2
-    return rows
-
-
 def write(blobs: Blobs, frame: Frame) -> Stored:
     """Store a table block by block; the manifest comes last, and before it nothing is visible.
 
     Raises `Invalid` for a table without columns or with a type that cannot be stored.
     """
-    arrow, blocks = _plain_blocks(frame)
+    arrow, batches = _plain_batches(frame)
+    entries, nulls = _write_blocks(blobs, cut(batches, most_rows(len(arrow))))
+    return _finish(blobs, frame.schema, arrow, entries, nulls)
+
+
+def append(blobs: Blobs, manifest_digest: str, frame: Frame) -> Stored:
+    """Store a table and more rows. The content, and so the digest, is what `write` of all of them would give; the cost is that
+    of the new rows. Few rows become a part of the last block, which is made one again when it has many parts or is full.
+
+    The columns are brought into the table's order. Raises `Invalid` when names or types differ.
+    """
+    manifest = load_manifest(blobs, manifest_digest)
+    old, arrow = Schema.from_json(manifest["schema"]), _arrow_of(manifest)
+    plain, batches = _plain_batches(frame.select(old.names) if set(old.names) == set(frame.columns) else frame)
+    if plain != arrow:
+        differs = [f"{f.name} ({f.type})" for f in plain if f not in arrow] or [
+            n for n in arrow.names if n not in plain.names
+        ]
+        raise Invalid(
+            f"rows with other columns cannot be appended: {', '.join(differs[:5])}",
+            expected="the names and types of the table: " + ", ".join(f"{f.name} ({f.type})" for f in list(arrow)[:8]),
+        )
+    kept = manifest["blocks"][:-1] if manifest["format"] == FORMAT else []
+    rest = manifest["blocks"][len(kept) :]
+    again = itertools.chain.from_iterable(_read_block(blobs, e, arrow).to_batches() for e in rest)
+    blocks = cut(itertools.chain(again, batches), most_rows(len(arrow)))
+    start = list(itertools.islice(blocks, 2))
+    nulls = {c.name for c in old.columns if c.nullable}
+    if len(start) == 1 and len(rest) == 1 and _may_grow(rest[0], start[0].num_rows):
+        entries = [_grown(blobs, rest[0], start[0])]
+        nulls |= _with_nulls(start[0])
+    else:
+        entries, more = _write_blocks(blobs, itertools.chain(start, blocks))
+        nulls |= more
+    return _finish(blobs, old, arrow, kept + entries, nulls)
+
+
+def _may_grow(entry: dict[str, Any], rows: int) -> bool:
+    return len(stored_in(entry)) < _PARTS and rows < 2 * int(entry["rows"])
+
+
+def _grown(blobs: Blobs, entry: dict[str, Any], block: pa.RecordBatch) -> dict[str, Any]:
+    """The entry of a block of which the rows behind those of `entry` are not stored yet."""
+    if block.num_rows == entry["rows"]:
+        return entry
+    part = _write_block(blobs, block.slice(entry["rows"]))
+    ranges = {
+        name: [min(low, part["ranges"][name][0]), max(high, part["ranges"][name][1])]
+        for name, (low, high) in entry.get("ranges", {}).items()
+        if name in part["ranges"]
+    }
+    size = entry["size"] + part["size"]
+    parts = [*stored_in(entry), part["blob"]]
+    return {"rows": block.num_rows, "digest": block_digest(block), "parts": parts, "size": size, "ranges": ranges}
+
+
+def stored_in(entry: Mapping[str, Any]) -> list[str]:
+    """The blobs that hold the rows of a block, in their order: one, or for a block that grew several."""
+    return list(entry["parts"]) if "parts" in entry else [entry["blob"]]
+
+
+def _with_nulls(block: pa.RecordBatch) -> set[str]:
+    return {n for n, c in zip(block.schema.names, block.columns, strict=True) if c.null_count}
+
+
+def _write_blocks(blobs: Blobs, blocks: Iterable[pa.RecordBatch]) -> tuple[list[dict[str, Any]], set[str]]:
+    """The entries of the blocks that were stored, and the columns in which there was a null."""
     entries: list[dict[str, Any]] = []
-    nullable = dict.fromkeys(arrow.names, False)
+    nulls: set[str] = set()
     with ThreadPoolExecutor(_WORKERS) as pool:
         pending: deque[Future[dict[str, Any]]] = deque()
         try:
             for block in blocks:
-                for name, column in zip(arrow.names, block.columns, strict=True):
-                    nullable[name] = nullable[name] or column.null_count > 0
+                nulls |= _with_nulls(block)
                 pending.append(pool.submit(_write_block, blobs, block))
                 if len(pending) > _WORKERS:
                     entries.append(pending.popleft().result())
@@ -72,10 +132,15 @@ def write(blobs: Blobs, frame: Frame) -> Stored:
         finally:
             for p in pending:
                 p.cancel()
+    return entries, nulls
+
+
+def _finish(blobs: Blobs, given: Schema, arrow: pa.Schema, entries: list[dict[str, Any]], nulls: set[str]) -> Stored:
+    """Store the manifest."""
     digest = _combined(arrow, [e["digest"] for e in entries])
-    known = {c.name: c for c in frame.schema.columns}
+    known = {c.name: c for c in given.columns}
     columns = tuple(
-        replace(known.get(f.name, Column(f.name, "")), type=type_name(f.type), nullable=nullable[f.name]) for f in arrow
+        replace(known.get(f.name, Column(f.name, "")), type=type_name(f.type), nullable=f.name in nulls) for f in arrow
     )
     schema, rows = Schema(columns), sum(e["rows"] for e in entries)
     manifest = {
@@ -92,8 +157,8 @@ def write(blobs: Blobs, frame: Frame) -> Stored:
 
 def digest(frame: Frame) -> str:
     """The digest that `write` would give, without storing anything."""
-    arrow, blocks = _plain_blocks(frame)
-    return _combined(arrow, [block_digest(b) for b in blocks])
+    arrow, batches = _plain_batches(frame)
+    return _combined(arrow, [block_digest(b) for b in cut(batches, most_rows(len(arrow)))])
 
 
 def read(blobs: Blobs, manifest_digest: str, ref: str = "") -> Frame:
@@ -103,7 +168,7 @@ def read(blobs: Blobs, manifest_digest: str, ref: str = "") -> Frame:
     """
     manifest = load_manifest(blobs, manifest_digest)
     schema = Schema.from_json(manifest["schema"])
-    arrow = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(manifest["arrow"])))
+    arrow = _arrow_of(manifest)
 
     def opener(columns: Sequence[str] | None) -> Iterator[pa.RecordBatch]:
         names = arrow.names if columns is None else list(columns)
@@ -118,25 +183,33 @@ def present(blobs: Blobs, manifest_digest: str) -> bool:
     """Whether the manifest and every block it names are there."""
     if not blobs.has(manifest_digest):
         return False
-    return all(blobs.has(entry["blob"]) for entry in load_manifest(blobs, manifest_digest)["blocks"])
+    return all(blobs.has(b) for entry in load_manifest(blobs, manifest_digest)["blocks"] for b in stored_in(entry))
 
 
 def load_manifest(blobs: Blobs, manifest_digest: str) -> dict[str, Any]:
-    """What a manifest says: format, digest, rows, schema, arrow, and blocks with their blobs."""
+    """What a manifest says: format, digest, rows, schema, arrow (its IPC form in base64), and blocks.
+
+    A block has rows, digest, blob (or parts, see `stored_in`), size, and ranges: column -> [smallest, largest] as JSON, for
+    numbers, times and short texts, where nulls and NaN do not count; of a column that is not there nothing is known.
+    """
     try:
         manifest: dict[str, Any] = json.loads(blobs.get(manifest_digest))
         known = manifest["format"]
     except (ValueError, KeyError, TypeError) as error:
         raise Corrupt(f"blob {manifest_digest[:12]} is not the manifest of a table", expected="JSON") from error
-    if known != FORMAT:
+    if known not in _READABLE:
         raise Invalid(
             f"the table has format {known}", expected=f"format {FORMAT}", fix="use a newer version of boucle to read it"
         )
     return manifest
 
 
-def _plain_blocks(frame: Frame) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
-    """The plain Arrow schema of a frame, and its rows in blocks of that schema."""
+def _arrow_of(manifest: dict[str, Any]) -> pa.Schema:
+    return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(manifest["arrow"])))
+
+
+def _plain_batches(frame: Frame) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
+    """The plain Arrow schema of a frame, and its rows in that schema."""
     batches = frame.batches()
     first = next(batches, None)
     arrow = first.schema if first is not None else arrow_schema(frame.schema)
@@ -145,8 +218,7 @@ def _plain_blocks(frame: Frame) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
     plain = pa.schema([pa.field(f.name, _plain(f.type)) for f in arrow])
     if first is None:
         return plain, iter(())
-    cast = (_cast(b, plain) for b in itertools.chain([first], batches))
-    return plain, rechunk(cast, block_rows(len(plain)))
+    return plain, (_cast(b, plain) for b in itertools.chain([first], batches))
 
 
 def _plain(kind: pa.DataType) -> pa.DataType:
@@ -206,6 +278,7 @@ def _cast_column(column: pa.Array, field: pa.Field) -> pa.Array:
 
 def _write_block(blobs: Blobs, block: pa.RecordBatch) -> dict[str, Any]:
     sink = pa.BufferOutputStream()
+    written: list[Any] = []
     pq.write_table(
         pa.Table.from_batches([block]),
         sink,
@@ -216,6 +289,8 @@ def _write_block(blobs: Blobs, block: pa.RecordBatch) -> dict[str, Any]:
         store_schema=False,
         version="2.6",
         coerce_timestamps=None,
+        row_group_size=block.num_rows,
+        metadata_collector=written,
     )
     buffer = sink.getvalue()
     return {
@@ -223,7 +298,24 @@ def _write_block(blobs: Blobs, block: pa.RecordBatch) -> dict[str, Any]:
         "digest": block_digest(block),
         "blob": blobs.put(buffer.to_pybytes()),
         "size": buffer.size,
+        "ranges": _ranges(block.schema, written[0].row_group(0)) if block.num_rows else {},
     }
+
+
+def _ranges(schema: pa.Schema, group: Any) -> dict[str, list[Any]]:
+    """The smallest and largest value of each column, from what the writer counted anyway."""
+    found = {}
+    for i in range(group.num_columns):
+        column = group.column(i)
+        name, known = column.path_in_schema, column.statistics
+        if name not in schema.names or known is None or not known.has_min_max:
+            continue  # parts of nested columns have no name of their own
+        low, high = known.min, known.max
+        if isinstance(low, str) and max(len(low), len(high)) > _LONGEST:
+            continue
+        if not pa.types.is_binary(schema.field(name).type) and not pa.types.is_decimal(schema.field(name).type):
+            found[name] = [jsonable(low), jsonable(high)]
+    return {n: r for n, r in found.items() if None not in r}
 
 
 def _repetitive(block: pa.RecordBatch) -> list[str] | bool:
@@ -239,20 +331,26 @@ def _repetitive(block: pa.RecordBatch) -> list[str] | bool:
     ]
 
 
-def _read_block(blobs: Blobs, entry: dict[str, Any], wanted: pa.Schema) -> pa.Table:
-    with blobs.open(entry["blob"]) as file:
+def _read_block(blobs: Blobs, entry: Mapping[str, Any], wanted: pa.Schema) -> pa.Table:
+    parts = [_read_part(blobs, blob, wanted) for blob in stored_in(entry)]
+    table = parts[0] if len(parts) == 1 else pa.concat_tables(parts)
+    if table.num_rows != entry["rows"]:
+        raise Corrupt(f"block {stored_in(entry)[0][:12]} has {table.num_rows} rows", expected=f"{entry['rows']}")
+    return table
+
+
+def _read_part(blobs: Blobs, blob: str, wanted: pa.Schema) -> pa.Table:
+    with blobs.open(blob) as file:
         try:
             table = pq.read_table(
                 pa.PythonFile(file, mode="r"), columns=wanted.names, page_checksum_verification=True, use_threads=True
             )
-            if table.num_rows != entry["rows"]:
-                raise Corrupt(f"block {entry['blob'][:12]} has {table.num_rows} rows", expected=f"{entry['rows']}")
             return table.cast(wanted)
         except (pa.ArrowInvalid, pa.ArrowKeyError, OSError) as error:
             if isinstance(error, Corrupt):
                 raise
             raise Corrupt(
-                f"block {entry['blob'][:12]} of the table cannot be read: {error}",
+                f"block {blob[:12]} of the table cannot be read: {error}",
                 expected="the bytes that were written",
                 fix="restore it from a copy; `boucle doctor` lists all damage",
             ) from error
