@@ -6,28 +6,30 @@ import os
 import signal
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from boucle.core.errors import Invalid, NotFound, Refused
+import boucle
+from boucle.core.errors import Conflict, Invalid, NotFound, Refused
+from boucle.core.frames import Frame
 from boucle.core.records import Dataset
+from boucle.data import combine
 from boucle.data.ingest import bad_lines, ingest, shown, source_for
-from boucle.ledger import datasets
+from boucle.ledger import datasets, tables
 from boucle.measure.quality import Profile
-from boucle.plugins.blobs.local import LocalBlobs
-from boucle.plugins.stores.memory import MemoryStore
+from boucle.workspace import init
 
 
 @pytest.fixture
 def ws(tmp_path):
-    return SimpleNamespace(
-        store=MemoryStore(), blobs=LocalBlobs(tmp_path / "blobs", durable=False), actor="ann", root=tmp_path
-    )
+    with init(tmp_path / "project", store="memory", actor="ann") as ws:
+        yield ws
 
 
 @pytest.fixture
@@ -177,19 +179,12 @@ def test_credentials_are_not_written_down():
 
 KILLED = """
 import os, signal, sys
-from types import SimpleNamespace
 from boucle.core.frames import Frame
 from boucle.data.ingest import ingest
-from boucle.plugins.blobs.local import LocalBlobs
-from boucle.plugins.stores.memory import MemoryStore
+from boucle.workspace import init
 import pyarrow as pa
 
-table = pa.table({"a": list(range(70_000))})
-
-class Store(MemoryStore):
-    def add(self, *records):
-        print("reached the ledger", flush=True)
-        super().add(*records)
+table = pa.table({"a": list(range(200_000))})
 
 def batches(_):
     for _ in range(4):
@@ -197,7 +192,7 @@ def batches(_):
     os.kill(os.getpid(), signal.SIGKILL)
 
 frame = Frame(Frame.of(table).schema, batches)
-ingest(SimpleNamespace(store=Store(), blobs=LocalBlobs(sys.argv[1]), actor="ann"), frame, "t")
+ingest(init(sys.argv[1]), frame, "t")
 """
 
 
@@ -206,7 +201,151 @@ def test_killed_half_way_nothing_is_visible(tmp_path):
         [sys.executable, "-c", KILLED, str(tmp_path)], capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == -signal.SIGKILL
-    assert "ledger" not in done.stdout
-    kept = list(LocalBlobs(tmp_path).list())
-    assert not any(LocalBlobs(tmp_path).get(d).startswith(b'{"format"') for d in kept)
-    assert list(LocalBlobs(tmp_path).check()) == []
+    with init(tmp_path) as ws:
+        assert datasets.names(ws) == []
+        kept = list(ws.blobs.list())
+        assert kept  # it had begun
+        assert not any(ws.blobs.get(d).startswith(b'{"format"') for d in kept)
+        assert list(ws.blobs.check()) == []
+
+
+def rows(ws, name="t"):
+    return boucle.load(ws, name).table().to_pylist()
+
+
+def test_rows_are_appended(ws, file):
+    first = file("id,x\n1,0.5\n2,\n")
+    assert ingest(ws, first, "t", mode="append").rows == 2
+    got = ingest(ws, file("x,id\n1.5,3\n", "more.csv"), "t", mode="append")
+    assert (got.dataset.version, got.dataset.rows, got.rows) == (2, 3, 1)
+    assert rows(ws) == [{"id": 1, "x": 0.5}, {"id": 2, "x": None}, {"id": 3, "x": 1.5}]
+    profile = Profile.from_json(json.loads(ws.blobs.get(got.dataset.statistics)))
+    assert (profile.rows, profile["id"].max, profile["x"].nulls) == (3, 3, 1)
+    assert got.dataset.digest == ingest(ws, boucle.load(ws, "t").table(), "other").dataset.digest
+
+
+def test_appended_columns_are_added_and_widened(ws, file):
+    ingest(ws, pa.table({"id": pa.array([1], pa.int32()), "gone": ["a"]}), "t", mode="append")
+    got = ingest(ws, pa.table({"new": [True], "id": pa.array([2**40])}), "t", mode="append")
+    assert rows(ws) == [{"id": 1, "gone": "a", "new": None}, {"id": 2**40, "gone": None, "new": True}]
+    assert Profile.from_json(json.loads(ws.blobs.get(got.dataset.statistics)))["id"].rows == 2
+    narrow = ingest(ws, pa.table({"id": pa.array([3], pa.int8())}), "t", mode="append")
+    assert (narrow.dataset.rows, narrow.dataset.schema) == (3, got.dataset.schema)
+    with pytest.raises(Refused, match="id: int64 there, string here"):
+        ingest(ws, pa.table({"id": ["x"]}), "t", mode="append")
+    assert datasets.latest(ws, "t").version == 3
+
+
+def test_the_profile_of_appended_rows_goes_on_or_is_made_again(ws):
+    import shutil
+
+    parts = [pa.table({"n": list(range(i * 100, i * 100 + 100)), "s": [f"w{i}"] * 100}) for i in range(4)]
+    for i, table in enumerate(parts):
+        if i == 2:
+            shutil.rmtree(ws.root / "profiles")
+        if i == 3:
+            (state,) = (ws.root / "profiles").iterdir()
+            state.write_bytes(b"x" * 32 + state.read_bytes()[32:])  # not signed by us
+        got = ingest(ws, table, "t", mode="append")
+    profile = Profile.from_json(json.loads(ws.blobs.get(got.dataset.statistics)))
+    whole = ingest(ws, pa.concat_tables(parts), "whole")
+    assert profile == Profile.from_json(json.loads(ws.blobs.get(whole.dataset.statistics)))
+
+
+def test_rows_are_merged_by_key(ws):
+    ingest(ws, pa.table({"id": [1, 2, 3], "x": ["a", "b", "c"]}), "t", mode="merge", key=["id"])
+    got = ingest(ws, pa.table({"id": [2, 4, 2], "x": ["old", "d", "B"]}), "t", mode="merge", key=["id"])
+    assert rows(ws) == [{"id": 1, "x": "a"}, {"id": 2, "x": "B"}, {"id": 3, "x": "c"}, {"id": 4, "x": "d"}]
+    assert got.dataset.rows == 4
+    again = ingest(ws, pa.table({"id": [4], "x": ["d"]}), "t", mode="merge", key=["id"])
+    assert not again.new
+    with pytest.raises(Invalid, match="no value in the key"):
+        ingest(ws, pa.table({"id": [None, 4], "x": ["d", "e"]}), "t", mode="merge", key=["id"])
+    with pytest.raises(NotFound, match="key column"):
+        ingest(ws, pa.table({"id": [4]}), "t", mode="merge", key=["nr"])
+
+
+KEYS = st.lists(st.tuples(st.integers(0, 6), st.sampled_from("ab"), st.integers(0, 99)), max_size=14)
+
+
+@settings(max_examples=60)
+@given(old=KEYS.filter(bool), new=KEYS.filter(bool), size=st.integers(1, 5))
+def test_merging_is_what_a_dict_does(old, new, size):
+    def table(rows):
+        return pa.table({"k": [r[0] for r in rows], "l": [r[1] for r in rows], "v": [r[2] for r in rows]})
+
+    def batches(rows):
+        return Frame(Frame.of(table(rows)).schema, lambda _: iter(table(rows).to_batches(max_chunksize=size)))
+
+    expected = {(k, m): v for k, m, v in [*old, *new]}
+    arrow = table(old).schema
+    got = combine.merged(batches(old), arrow, batches(new), ["k", "l"]).table().to_pylist()
+    found = {(r["k"], r["l"]): r["v"] for r in got}
+    news = {(k, m) for k, m, _ in new}
+    assert len(got) == len(news) + sum((k, m) not in news for k, m, _ in old)
+    assert found == expected
+
+
+def test_only_rows_past_the_cursor_are_taken(ws, file):
+    path = file("id,at\n1,2026-01-01T10:00:00\n2,2026-01-02T10:00:00\n")
+    first = ingest(ws, path, "t", mode="append", cursor="at")
+    assert first.dataset.position["cursor"]["value"] == "2026-01-02T10:00:00"
+    assert not ingest(ws, path, "t", mode="append", cursor="at").new
+    file("id,at\n1,2026-01-01T10:00:00\n2,2026-01-02T10:00:00\n3,2026-01-03T10:00:00\n")
+    got = ingest(ws, path, "t", mode="append", cursor="at")
+    assert (got.rows, got.dataset.rows) == (1, 3)
+    file("id,at\n3,2026-01-03T10:00:00\n4,2026-01-03T10:00:00\n")
+    merged = ingest(ws, path, "t", mode="merge", key=["id"], cursor="at")  # what is level counts too
+    assert [r["id"] for r in rows(ws)] == [1, 2, 3, 4]
+    with pytest.raises(Invalid, match="was read by the cursor 'at'"):
+        ingest(ws, path, "t", mode="append", cursor="id")
+    again = ingest(ws, path, "t", mode="append", cursor="at", full=True)
+    assert (again.dataset.rows, again.dataset.version) == (2, merged.dataset.version + 1)
+    with pytest.raises(NotFound, match="cursor column"):
+        ingest(ws, path, "u", mode="append", cursor="when")
+
+
+@pytest.mark.parametrize(
+    ("given", "match"),
+    [
+        ({"mode": "upsert"}, "mode="), ({"mode": "merge"}, "needs a key"), ({"key": ["id"]}, "means nothing"),
+        ({"cursor": "id"}, "lose the rows"), ({"mode": "merge", "key": "id"}, "list of columns"),
+    ],
+)  # fmt: skip
+def test_modes_that_make_no_sense(ws, given, match):
+    with pytest.raises(Invalid, match=match):
+        ingest(ws, pa.table({"id": [1]}), "t", **given)
+
+
+def test_two_who_append_at_once_lose_nothing(ws, monkeypatch):
+    ingest(ws, pa.table({"id": [1]}), "t", mode="append")
+    write = tables.append
+
+    def overtaken(*given):
+        monkeypatch.setattr(tables, "append", write)
+        ingest(ws, pa.table({"id": [2]}), "t", mode="append")
+        return write(*given)
+
+    monkeypatch.setattr(tables, "append", overtaken)
+    with pytest.raises(Conflict, match="t@2 is the latest"):
+        ingest(ws, pa.table({"id": [3]}), "t", mode="append")
+    assert [r["id"] for r in rows(ws)] == [1, 2]
+
+
+def test_sources_of_the_settings_and_secrets_of_the_vault(tmp_path, file, monkeypatch):
+    path = file("a;b\n1;2\n", "data.txt")
+    project = tmp_path / "named"
+    init(project).close()
+    (project / "boucle.toml").write_text(
+        f'[sources.shop]\nurl = "{path}"\nsource = "csv"\ndelimiter = "vault:SEPARATOR"\n[sources.bad]\nx = 1\n'
+    )
+    monkeypatch.setenv("BOUCLE_SECRET_SEPARATOR", ";")
+    with boucle.open(project) as ws:
+        got = ingest(ws, "shop", "t")
+        assert got.found["delimiter"] == ";"
+        assert got.dataset.source == path
+        with pytest.raises(Invalid, match="has no url"):
+            ingest(ws, "bad", "t")
+        monkeypatch.delenv("BOUCLE_SECRET_SEPARATOR")
+        with pytest.raises(NotFound, match="SEPARATOR"):
+            ingest(ws, "shop", "t")

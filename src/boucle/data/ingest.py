@@ -15,35 +15,46 @@ from typing import Any
 import pyarrow as pa
 
 from boucle.core import files
-from boucle.core.errors import Invalid
+from boucle.core.errors import Invalid, MissingExtra
 from boucle.core.frames import Frame
 from boucle.core.records import Dataset
 from boucle.core.refs import check_name
+from boucle.data import combine, cursors, profiles
 from boucle.ledger import datasets, tables
 from boucle.measure.quality import Profiler, observed
 from boucle.ports import lookup
-from boucle.ports.source import BadLine, Reading
+from boucle.ports.source import BadLine, Mode, Reading
+from boucle.ports.vault import revealed
+from boucle.settings import FILE, part
+from boucle.workspace import Workspace
 
 _SHOWN = 3
+# The plugin of a scheme that is not its name, so that a missing extra can be named before the plugin is there.
+_SCHEMES = {"postgresql": "postgres", "mariadb": "mysql", "mongodb": "mongo", "rediss": "redis"}
 
 
 @dataclass(frozen=True, slots=True)
 class Ingested:
-    """What came of it: the version, whether it is new, the lines set aside, what the source found out, and how long
-    it took."""
+    """What came of it: the version, whether it is new, the lines set aside, what the source found out, how many rows it gave,
+    and how long it took."""
 
     dataset: Dataset
     new: bool
     bad: list[BadLine] = field(default_factory=list)
     found: dict[str, Any] = field(default_factory=dict)
+    rows: int = 0
     seconds: float = 0.0
 
 
 def ingest(
-    ws: datasets.Ledger,
+    ws: Workspace,
     source: Any,
     name: str,
     *,
+    mode: Mode = "replace",
+    key: Sequence[str] = (),
+    cursor: str = "",
+    full: bool = False,
     options: Mapping[str, Any] | None = None,
     description: str = "",
     tags: Mapping[str, Any] | None = None,
@@ -54,13 +65,21 @@ def ingest(
     on_bad: str = "set_aside",
     progress: Callable[[int], None] | None = None,
 ) -> Ingested:
-    """Make a file, or anything `Frame.of` takes, the next version of the dataset `name`.
+    """Make a file, what a database or another system gives, or anything `Frame.of` takes, the next version of `name`.
 
-    `options` go to the source plugin; `source` among them names the plugin, which is otherwise chosen by the file's
-    ending. Lines that cannot be read are set aside and kept as a blob (its digest is the tag `bad_lines`), or, with
-    `on_bad="fail"`, raise `Invalid`. `progress` is called with the rows read so far. Nothing is visible before all of
-    it is stored; the same content as the latest version makes no new one. Raises `NotFound` or `Invalid` for a source
-    that cannot be read or has no rows, and `Refused` for a schema that does not follow from the latest.
+    `source` is a path, a URL, the name of an entry [sources.NAME] of boucle.toml, or a table. `options` go to the source
+    plugin; `source` among them names the plugin, which is otherwise chosen by the URL's scheme or the file's ending; a value
+    `vault:NAME` is looked up in the vault, and kept nowhere. Lines that cannot be read are set aside and kept as a blob (its
+    digest is the tag `bad_lines`), or, with `on_bad="fail"`, raise `Invalid`. `progress` is called with the rows read so far.
+
+    `mode` says what the version holds: the new rows (`replace`), the rows of the latest version and behind them the new ones
+    (`append`), or each row of the latest version unless there is a new one with the same `key` (`merge`). With a `cursor`, a
+    column that grows (a time of change, a number), only rows past the one that the latest version came to are taken; when
+    merging, also those that are level with it. `full` forgets the cursor and takes all rows, in place of what there was.
+
+    Nothing is visible before all of it is stored; the same content as the latest version makes no new one. Raises `NotFound`
+    or `Invalid` for a source that cannot be read or has no rows, and `Refused` for a schema that does not follow from the
+    latest.
 
         ingest(ws, "transactions.csv.gz", "tx").dataset.ref  # dataset:tx@1
     """
@@ -68,17 +87,24 @@ def ingest(
     check_name(name, "dataset name")
     if on_bad not in ("set_aside", "fail"):
         raise Invalid(f"on_bad={on_bad!r}", expected="set_aside or fail")
-    reading, origin = _reading(source, dict(options or {}))
-    profiler = Profiler()
-    frame = observed(_watched(reading, on_bad, progress), profiler)
-    stored = tables.write(ws.blobs, frame)
+    _check_mode(mode, key, cursor)
+    before = datasets.latest(ws, name)
+    based = before if mode != "replace" and not full else None
+    if based is not None and based.type != "table":
+        raise Invalid(f"{based.key} holds files", expected="a table to put rows into", fix="ingest under another name")
+    track = cursors.Track.after(cursor, based, inclusive=mode == "merge") if cursor else None
+    reading, origin = _reading(ws, source, dict(options or {}), track)
+    frame = _watched(reading, on_bad, progress)
+    if track is not None:
+        frame = track.newer(frame)
+    counted = _Counted()
+    stored, profiler = _stored(ws, based, counted.of(frame), mode, tuple(key))
     if stored.rows == 0:
         said = (
             f"all {len(reading.bad)} lines were set aside: {_listed(reading.bad)}" if reading.bad else "it has no rows"
         )
         raise Invalid(f"{origin or 'the table'} gives no dataset: {said}", expected="at least one row")
     bad = list(reading.bad)
-    statistics = ws.blobs.put(_json(profiler.result().to_json()))
     noted = dict(tags or {})
     if bad:
         noted["bad_lines"] = ws.blobs.put(b"".join(_json(asdict(line)) + b"\n" for line in bad))
@@ -87,20 +113,79 @@ def ingest(
         name,
         stored,
         source=origin,
-        statistics=statistics,
+        statistics=ws.blobs.put(_json(profiler.result().to_json())),
         description=description,
         tags=noted,
         owner=owner,
         licence=licence,
         evolve=evolve,
         renames=renames,
+        position=track.position() if track else None,
+        after=None if mode == "replace" or full else before.key if before else "",
     )
-    return Ingested(dataset, new, bad, reading.found, time.monotonic() - started)
+    if mode == "append":
+        profiles.keep(ws, dataset, profiler)
+    return Ingested(dataset, new, bad, reading.found, counted.rows, time.monotonic() - started)
 
 
-def preview(source: Any, options: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def _check_mode(mode: str, key: Sequence[str], cursor: str) -> None:
+    if mode not in ("replace", "append", "merge"):
+        raise Invalid(f"mode={mode!r}", expected="replace, append or merge")
+    if isinstance(key, str):
+        raise Invalid(f"key={key!r}", expected="a list of columns")
+    if bool(key) != (mode == "merge"):
+        raise Invalid(
+            "merging needs a key" if mode == "merge" else f"a key means nothing to mode={mode!r}",
+            expected="the columns that name a row, with mode=merge",
+        )
+    if cursor and mode == "replace":
+        raise Invalid(
+            f"cursor={cursor!r} with mode='replace' would lose the rows from before", expected="append or merge"
+        )
+
+
+def _stored(
+    ws: Workspace, before: Dataset | None, frame: Frame, mode: str, key: tuple[str, ...]
+) -> tuple[tables.Stored, Profiler]:
+    """What was stored, and its profile."""
+    if before is None:
+        profiler = Profiler()
+        empty = Frame(frame.schema, lambda _: iter(()), 0)
+        if mode == "merge":  # of several rows with one key the last counts here too
+            plain, _ = tables.plain_batches(frame)
+            frame = combine.merged(empty, plain, frame, key)
+        return tables.write(ws.blobs, observed(frame, profiler)), profiler
+    old, arrow = datasets.frame(ws, before), tables.arrow_of(tables.load_manifest(ws.blobs, before.manifest))
+    if mode == "append":
+        both = combine.appended(old, arrow, frame)
+        if both.grows:
+            profiler = profiles.continued(ws, before)
+            return tables.append(ws.blobs, before.manifest, profiles.followed(both.frame, profiler)), profiler
+        whole = both.frame
+    else:
+        whole = combine.merged(old, arrow, frame, key)
+    profiler = Profiler()
+    return tables.write(ws.blobs, observed(whole, profiler)), profiler
+
+
+class _Counted:
+    """How many rows went by."""
+
+    rows = 0
+
+    def of(self, frame: Frame) -> Frame:
+        def opener(columns: Sequence[str] | None) -> Iterator[pa.RecordBatch]:
+            self.rows = 0
+            for batch in frame.batches(columns):
+                self.rows += batch.num_rows
+                yield batch
+
+        return Frame(frame.schema, opener, frame.rows, frame.digest, frame.ref)
+
+
+def preview(ws: Workspace, source: Any, options: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """What ingesting would find, reading everything and storing nothing: rows, columns, found, bad lines. JSON."""
-    reading, _ = _reading(source, dict(options or {}))
+    reading, _ = _reading(ws, source, dict(options or {}), None)
     rows = sum(batch.num_rows for batch in reading.frame.batches())
     return {
         "rows": rows,
@@ -117,10 +202,19 @@ def bad_lines(ws: datasets.Ledger, dataset: Dataset) -> list[BadLine]:
 
 
 def source_for(url: str) -> str:
-    """The name of the source plugin for a path or URL, by its ending; raises `Invalid` when none reads it."""
+    """The name of the source plugin for a path or URL, by its scheme or ending; raises `Invalid` when none reads it."""
     ending, known = files.ending(url), {}
+    scheme = url.partition("://")[0] if "://" in url else ""
     for plugin in lookup.names("source"):
-        for suffix in lookup.lookup("source", plugin).suffixes:
+        try:
+            found = lookup.lookup("source", plugin)
+        except MissingExtra:
+            if plugin == _SCHEMES.get(scheme, scheme):
+                raise
+            continue
+        if scheme and scheme in found.schemes:
+            return plugin
+        for suffix in found.suffixes:
             known[suffix] = plugin
             if suffix == ending:
                 return plugin
@@ -142,18 +236,37 @@ def shown(url: str) -> str:
     return urllib.parse.urlunsplit((parts.scheme, host, parts.path, "", ""))
 
 
-def _reading(source: Any, options: dict[str, Any]) -> tuple[Reading, str]:
-    if isinstance(source, str | os.PathLike):
-        url = os.fspath(source)
-        if "://" not in url:
-            files.locate(url)  # a file that is not there is a better message than an ending that is not known
-        plugin = options.pop("source", "") or source_for(url)
-        reading: Reading = lookup.lookup("source", plugin)().read(url, options)
-        return reading, shown(url)
-    if options:
-        raise Invalid(f"option {next(iter(options))!r} is for files", expected="no options with a table in memory")
-    frame = Frame.of(source)
-    return Reading(frame), frame.ref or f"memory:{type(source).__module__.partition('.')[0]}.{type(source).__name__}"
+def _reading(ws: Workspace, source: Any, options: dict[str, Any], track: cursors.Track | None) -> tuple[Reading, str]:
+    if not isinstance(source, str | os.PathLike):
+        if options:
+            raise Invalid(f"option {next(iter(options))!r} is for files", expected="no options with a table in memory")
+        frame = Frame.of(source)
+        return Reading(
+            frame
+        ), frame.ref or f"memory:{type(source).__module__.partition('.')[0]}.{type(source).__name__}"
+    url, options = _configured(ws, os.fspath(source), options)
+    if "://" not in url:
+        files.locate(url)  # a file that is not there is a better message than an ending that is not known
+    plugin = lookup.lookup("source", options.pop("source", "") or source_for(url))
+    if track is not None and {"cursor", "after", "inclusive"} <= set(plugin.options):
+        options |= track.asked()
+    reading: Reading = plugin().read(url, options)
+    return reading, shown(url)
+
+
+def _configured(ws: Workspace, url: str, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """URL and options with what boucle.toml says of a source of that name, and with the secrets in place of their names."""
+    known = part(ws.settings.table, "sources", ws.project / FILE)
+    if url in known and not Path(url).exists():
+        entry = part(known, url, ws.project / FILE)
+        if not isinstance(entry.get("url"), str):
+            raise Invalid(
+                f"[sources.{url}] has no url", expected="the path or URL to read", fix=f"edit {ws.project / FILE}"
+            )
+        options = {**entry, **options}
+        url = options.pop("url")
+    found = revealed(lambda: ws.vault, {"url": url, **options})
+    return found.pop("url"), found
 
 
 def _watched(reading: Reading, on_bad: str, progress: Callable[[int], None] | None) -> Frame:

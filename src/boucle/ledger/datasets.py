@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Protocol
 
-from boucle.core.errors import Invalid, NotFound
+from boucle.core.errors import Conflict, Invalid, NotFound
 from boucle.core.frames import Frame
 from boucle.core.records import Dataset, Event
 from boucle.core.refs import Ref, check_name
@@ -42,12 +43,18 @@ def commit(
     licence: str = "",
     evolve: bool = False,
     renames: Mapping[str, str] | None = None,
+    position: Mapping[str, Any] | None = None,
+    after: str | None = None,
 ) -> tuple[Dataset, bool]:
     """Make a table the next version of a dataset; returns it, and whether it is new.
 
     Content that is identical to the latest version makes none. A new version is the event `dataset.committed`. A schema
     that does not follow from the latest version's (see `core.schema.evolve`) raises `Refused`, unless `evolve`. `frame`
     may have been written already.
+
+    `position` is where the source stands after these rows; it is kept with the version, in one transaction, and with the
+    latest version when the content is the same. `after` is the version that the content was made from (its key, empty for
+    none): when another one came since, `Conflict` is raised.
     """
     check_name(name, "dataset name")
     frame = frame if isinstance(frame, tables.Stored) else Frame.of(frame)
@@ -59,8 +66,18 @@ def commit(
     run = run or recording.current_run()
     with ws.store.transaction():
         before = latest(ws, name)
+        now = before.key if before else ""
+        if after is not None and now != after:
+            raise Conflict(
+                f"{now or 'nothing'} is the latest version of {name}, which was not so when this one was begun",
+                expected=f"{after or 'no version'}, from which it was made",
+                fix="do it again, from the newest version",
+            )
         if before is not None and before.digest == stored.digest:
             dataset, new = before, False
+            if position is not None and before.position != position:
+                dataset = replace(before, position=dict(position))
+                ws.store.put(dataset)
         else:
             if before is not None and not evolve:
                 check_evolution(name, Schema.from_json(before.schema), stored.schema, renames)
@@ -82,6 +99,7 @@ def commit(
                 licence=licence or (before.licence if before else ""),
                 description=description or (before.description if before else ""),
                 tags=dict(tags or {}),
+                position=dict(position or {}),
             )
             ws.store.add(dataset)
             ws.store.append(

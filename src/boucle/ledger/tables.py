@@ -51,7 +51,7 @@ def write(blobs: Blobs, frame: Frame) -> Stored:
 
     Raises `Invalid` for a table without columns or with a type that cannot be stored.
     """
-    arrow, batches = _plain_batches(frame)
+    arrow, batches = plain_batches(frame)
     entries, nulls = _write_blocks(blobs, cut(batches, most_rows(len(arrow))))
     return _finish(blobs, frame.schema, arrow, entries, nulls)
 
@@ -63,8 +63,8 @@ def append(blobs: Blobs, manifest_digest: str, frame: Frame) -> Stored:
     The columns are brought into the table's order. Raises `Invalid` when names or types differ.
     """
     manifest = load_manifest(blobs, manifest_digest)
-    old, arrow = Schema.from_json(manifest["schema"]), _arrow_of(manifest)
-    plain, batches = _plain_batches(frame.select(old.names) if set(old.names) == set(frame.columns) else frame)
+    old, arrow = Schema.from_json(manifest["schema"]), arrow_of(manifest)
+    plain, batches = plain_batches(frame.select(old.names) if set(old.names) == set(frame.columns) else frame)
     if plain != arrow:
         differs = [f"{f.name} ({f.type})" for f in plain if f not in arrow] or [
             n for n in arrow.names if n not in plain.names
@@ -75,7 +75,7 @@ def append(blobs: Blobs, manifest_digest: str, frame: Frame) -> Stored:
         )
     kept = manifest["blocks"][:-1] if manifest["format"] == FORMAT else []
     rest = manifest["blocks"][len(kept) :]
-    again = itertools.chain.from_iterable(_read_block(blobs, e, arrow).to_batches() for e in rest)
+    again = itertools.chain.from_iterable(read_block(blobs, e, arrow).to_batches() for e in rest)
     blocks = cut(itertools.chain(again, batches), most_rows(len(arrow)))
     start = list(itertools.islice(blocks, 2))
     nulls = {c.name for c in old.columns if c.nullable}
@@ -157,7 +157,7 @@ def _finish(blobs: Blobs, given: Schema, arrow: pa.Schema, entries: list[dict[st
 
 def digest(frame: Frame) -> str:
     """The digest that `write` would give, without storing anything."""
-    arrow, batches = _plain_batches(frame)
+    arrow, batches = plain_batches(frame)
     return _combined(arrow, [block_digest(b) for b in cut(batches, most_rows(len(arrow)))])
 
 
@@ -168,13 +168,13 @@ def read(blobs: Blobs, manifest_digest: str, ref: str = "") -> Frame:
     """
     manifest = load_manifest(blobs, manifest_digest)
     schema = Schema.from_json(manifest["schema"])
-    arrow = _arrow_of(manifest)
+    arrow = arrow_of(manifest)
 
     def opener(columns: Sequence[str] | None) -> Iterator[pa.RecordBatch]:
         names = arrow.names if columns is None else list(columns)
         wanted = pa.schema([arrow.field(n) for n in names])
         for entry in manifest["blocks"]:
-            yield from _read_block(blobs, entry, wanted).to_batches()
+            yield from read_block(blobs, entry, wanted).to_batches()
 
     return Frame(schema, opener, manifest["rows"], manifest["digest"], ref)
 
@@ -204,12 +204,13 @@ def load_manifest(blobs: Blobs, manifest_digest: str) -> dict[str, Any]:
     return manifest
 
 
-def _arrow_of(manifest: dict[str, Any]) -> pa.Schema:
+def arrow_of(manifest: Mapping[str, Any]) -> pa.Schema:
+    """The Arrow schema of a stored table."""
     return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(manifest["arrow"])))
 
 
-def _plain_batches(frame: Frame) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
-    """The plain Arrow schema of a frame, and its rows in that schema."""
+def plain_batches(frame: Frame) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
+    """The Arrow schema in which a frame would be stored, and its rows in that schema."""
     batches = frame.batches()
     first = next(batches, None)
     arrow = first.schema if first is not None else arrow_schema(frame.schema)
@@ -331,7 +332,8 @@ def _repetitive(block: pa.RecordBatch) -> list[str] | bool:
     ]
 
 
-def _read_block(blobs: Blobs, entry: Mapping[str, Any], wanted: pa.Schema) -> pa.Table:
+def read_block(blobs: Blobs, entry: Mapping[str, Any], wanted: pa.Schema) -> pa.Table:
+    """The rows of one block of a manifest, of the columns asked for; raises `Corrupt`."""
     parts = [_read_part(blobs, blob, wanted) for blob in stored_in(entry)]
     table = parts[0] if len(parts) == 1 else pa.concat_tables(parts)
     if table.num_rows != entry["rows"]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import ClassVar, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self
+
+REFERENCE = "vault:"
 
 
 class Vault(Protocol):
@@ -26,3 +29,13 @@ class Vault(Protocol):
 
     def names(self) -> list[str]:
         """What there is, sorted."""
+
+
+def revealed(vault: Callable[[], Vault], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options with the secrets that they refer to (`vault:NAME`) in their places; the vault is opened when there is one."""
+    return {
+        name: vault().get(value.removeprefix(REFERENCE))
+        if isinstance(value, str) and value.startswith(REFERENCE)
+        else value
+        for name, value in options.items()
+    }

@@ -13,11 +13,22 @@ from boucle.faces.cli.here import opened
 
 def add(verbs: Any) -> None:
     ingesting = verbs.add_parser("ingest", help="make a file the next version of a dataset")
-    ingesting.add_argument("source", help="a file: CSV, TSV, JSON, JSON lines or Parquet, also compressed")
+    ingesting.add_argument("source", help="a file, a URL, or the name of an entry [sources.NAME] of boucle.toml")
     ingesting.add_argument("--name", required=True, help="of the dataset")
     ingesting.add_argument(
         "--option", action="append", default=[], metavar="NAME=VALUE", help="for the source, such as delimiter=;"
     )
+    ingesting.add_argument(
+        "--mode",
+        choices=("replace", "append", "merge"),
+        default="replace",
+        help="the version holds the new rows; those and all before; or all before, with those in the place of the same key",
+    )
+    ingesting.add_argument("--key", default="", metavar="COLUMN[,COLUMN]", help="what names a row, to merge by")
+    ingesting.add_argument(
+        "--cursor", default="", metavar="COLUMN", help="take only rows past the last value of this column"
+    )
+    ingesting.add_argument("--full", action="store_true", help="take all rows anew, whatever the cursor has come to")
     ingesting.add_argument("--description", default="", help="what it is")
     ingesting.add_argument("--tag", action="append", default=[], metavar="NAME=VALUE", help="to find it by")
     ingesting.add_argument("--owner", default="", help="who is responsible for it")
@@ -57,20 +68,29 @@ def ingest(args: argparse.Namespace) -> int:
         return _dry(args, options)
     with _counter(args.json) as count:
         taken = take_in(
-            ws, args.source, args.name, options=options, description=args.description, tags=pairs(args.tag, "--tag"),
+            ws, args.source, args.name, mode=args.mode, key=[c for c in args.key.split(",") if c], cursor=args.cursor,
+            full=args.full, options=options, description=args.description, tags=pairs(args.tag, "--tag"),
             owner=args.owner, licence=args.licence, evolve=args.evolve, on_bad="fail" if args.strict else "set_aside",
             progress=count,
         )  # fmt: skip
     bad = [{"line": b.number, "why": b.why, "text": b.text[:80]} for b in taken.bad]
     if args.json:
         out.as_json(
-            {**row(taken.dataset), "new": taken.new, "found": taken.found, "bad": bad, "seconds": taken.seconds}
+            {
+                **row(taken.dataset),
+                "new": taken.new,
+                "taken": taken.rows,
+                "found": taken.found,
+                "bad": bad,
+                "seconds": taken.seconds,
+            }
         )
         return 0
     dataset = taken.dataset
     said = "is new" if taken.new else "has the same content already: no new version"
     out.line(f"{dataset.key} {said}", "green")
-    out.line(f"{dataset.rows:,} rows x {len(dataset.schema['columns'])} columns in {out.took(taken.seconds)}")
+    taking = f", {taken.rows:,} of them taken now," if args.mode != "replace" else ""
+    out.line(f"{dataset.rows:,} rows x {len(dataset.schema['columns'])} columns{taking} in {out.took(taken.seconds)}")
     if taken.found:
         out.line(f"found: {out.cell(taken.found)}", "dim")
     if bad:
@@ -82,7 +102,7 @@ def ingest(args: argparse.Namespace) -> int:
 def _dry(args: argparse.Namespace, options: dict[str, Any]) -> int:
     from boucle.data.ingest import preview
 
-    seen = preview(args.source, options)
+    seen = preview(opened(args), args.source, options)
     if args.json:
         out.as_json(seen)
         return 0
