@@ -117,7 +117,7 @@ def test_every_family_has_a_port_a_contract_and_a_section(family: str) -> None:
     assert f"{name}Contract" in section[1]
     from boucle.ports.lookup import names
 
-    assert set(names(family)) <= set(re.findall(r"`([a-z]+)`", section[1])) | {"temp", "weekdays"}
+    assert set(names(family)) <= set(re.findall(r"`([a-z][a-z0-9]*)`", section[1])) | {"temp", "weekdays"}
 
 
 def test_every_error_has_its_exit_code_in_the_pages() -> None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from boucle.core.schema import Column as Column
     from boucle.core.schema import Schema as Schema
     from boucle.data.ingest import ingest as ingest
+    from boucle.data.sql import sql as sql
     from boucle.data.validate import validate as validate
     from boucle.flow.execute import execute as execute
     from boucle.flow.step import pipeline as pipeline
@@ -51,7 +52,7 @@ if TYPE_CHECKING:
 _PLACES = {
     "BoucleError": "core.errors", "Frame": "core.frames", "Dataset": "core.records", "Model": "core.records",
     "Run": "core.records", "Service": "core.records", "Column": "core.schema", "Schema": "core.schema",
-    "ingest": "data.ingest", "validate": "data.validate", "execute": "flow.execute", "pipeline": "flow.step",
+    "ingest": "data.ingest", "sql": "data.sql", "validate": "data.validate", "execute": "flow.execute", "pipeline": "flow.step",
     "step": "flow.step", "logged": "flow.watching", "profiled": "flow.watching", "timed": "flow.watching",
     "commit": "ledger.datasets", "load": "ledger.datasets", "impact": "ledger.lineage", "why": "ledger.lineage",
     "log_metrics": "ledger.recording", "running": "ledger.recording",

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import os
-import secrets
 import time
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from boucle.core.errors import Conflict, NotFound, Unavailable
-from boucle.ports.blobs import Blobs
-from boucle.ports.engine import Engine
 from boucle.ports.lookup import lookup
-from boucle.ports.store import Store
-from boucle.ports.target import Target
-from boucle.ports.vault import Vault
 from boucle.settings import FILE, Settings, resolve
+
+if TYPE_CHECKING:  # what a plugin needs is loaded with it
+    from boucle.ports.blobs import Blobs
+    from boucle.ports.engine import Engine
+    from boucle.ports.store import Store
+    from boucle.ports.target import Target
+    from boucle.ports.vault import Vault
 
 
 class Workspace:
@@ -50,7 +51,7 @@ class Workspace:
     @cached_property
     def blobs(self) -> Blobs:
         name, _, location = self.settings.blobs.partition(":")
-        blobs: Blobs = lookup("blobs", name).connect(location, self.root)
+        blobs: Blobs = lookup("blobs", name).connect(location, self.root, synchronous=self.settings.synchronous)
         return blobs
 
     @cached_property
@@ -73,6 +74,8 @@ class Workspace:
     def key(self) -> bytes:
         """The secret that this workspace signs what it may later unpickle with; made at first use, readable by its
         owner only."""
+        import secrets
+
         path = self.root / "key"
         try:
             return path.read_bytes()

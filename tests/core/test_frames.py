@@ -150,7 +150,7 @@ def test_lazy_and_repeatable():
     frame = Frame(frames.schema_of(TABLE.schema), opener)
     assert opened == []
     assert len(frame) == len(frame) == 2
-    assert opened == [None]
+    assert [list(c) for c in opened] == [["a"]]  # counting needs no more
     assert frame.polars().shape == (2, 2)
     assert isinstance(frame.numpy(["a"]), np.ndarray)
 

@@ -106,7 +106,7 @@ CASES = {
     "cut off parquet": (b"PAR1" + bytes(60), "x.parquet", Invalid, "not a whole Parquet"),
     "mixed json": (b'{"a": 1}\n{"a": "x"}\n', "x.jsonl", Invalid, "line 2: 'a'"),
     "empty json array": (b"[]", "x.json", Invalid, "no rows"),
-    "unknown ending": (b"a,b\n1,2\n", "x.docx", Invalid, "no source reads"),
+    "unknown ending": (b"a,b\n1,2\n", "x.odd", Invalid, "no source reads"),
     "no ending": (b"a,b\n1,2\n", "data", Invalid, "no ending"),
 }
 
@@ -321,10 +321,10 @@ def test_two_who_append_at_once_lose_nothing(ws, monkeypatch):
     ingest(ws, pa.table({"id": [1]}), "t", mode="append")
     write = tables.append
 
-    def overtaken(*given):
+    def overtaken(*given, **named):
         monkeypatch.setattr(tables, "append", write)
         ingest(ws, pa.table({"id": [2]}), "t", mode="append")
-        return write(*given)
+        return write(*given, **named)
 
     monkeypatch.setattr(tables, "append", overtaken)
     with pytest.raises(Conflict, match="t@2 is the latest"):

@@ -17,7 +17,11 @@ from pathlib import Path
 
 import pytest
 
-pytest_plugins = ["servers.postgres", "servers.redis"]
+pytest_plugins = [
+    "servers.dvc",
+    "servers.postgres", "servers.redis", "servers.mariadb", "servers.mongo", "servers.kafka", "servers.rabbitmq",
+    "servers.nats", "servers.mosquitto", "servers.s3", "servers.gcs", "servers.azure", "servers.sftp",
+]  # fmt: skip
 
 
 def free_port() -> int:

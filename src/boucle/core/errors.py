@@ -6,7 +6,6 @@ Each class also inherits the builtin a caller would expect, so `except LookupErr
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from typing import ClassVar
 
@@ -54,6 +53,8 @@ class NotFound(BoucleError, LookupError):
     @classmethod
     def named(cls, kind: str, name: str, known: Iterable[str], *, fix: str = "") -> NotFound:
         """Say what was asked for and the nearest names that exist."""
+        import difflib
+
         names = sorted(set(known))
         near = difflib.get_close_matches(name, names, n=3, cutoff=0.5) or names[:5]
         expected = f"one of {', '.join(near)}" if near else f"there is no {kind} yet"

@@ -1,27 +1,35 @@
 """Frames: lazy Arrow batches, the one tabular currency between the floors.
 
 A `Frame` is a schema and a way to get its record batches, again and again, with bounded memory. Everything tabular
-turns into one (`Frame.of`) and can be had from one (`table`, `pandas`, `polars`, `numpy`).
+turns into one (`Frame.of`) and can be had from one: whole (`table`, `pandas`, `polars`, `numpy`), or in pieces while it is read
+(`batches`, `reader`, `arrays`, `polars_lazy`, `duckdb`, `torch`). `select`, `where`, `shuffled` and `shard` read nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import itertools
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from boucle.core import filters
 from boucle.core.errors import Invalid
+from boucle.core.scan import Held, Opened, Opener, Part, Scan
 from boucle.core.schema import Column, Schema
+from boucle.core.where import Where
 
 if TYPE_CHECKING:
+    import duckdb
     import numpy as np
     import pandas as pd
     import polars as pl
 
-BATCH_ROWS = 65_536
+    from boucle.core.torch import Batches
 
-Opener = Callable[[Sequence[str] | None], Iterator[pa.RecordBatch]]
+BATCH_ROWS = 65_536
 
 
 class Frame:
@@ -29,14 +37,27 @@ class Frame:
 
     `opener(columns)` gives a fresh iterator of record batches with those columns (None for all), in order. `rows` is
     the number of rows where it is known. `digest` is set when the content is a stored dataset version or artifact.
+    `of_parts` makes one of parts that can be read each by itself, which `where`, `shuffled` and `shard` make use of.
     """
 
-    __slots__ = ("_opener", "digest", "ref", "rows", "schema")
+    __slots__ = ("_scan", "digest", "ref", "rows", "schema")
 
     def __init__(
         self, schema: Schema, opener: Opener, rows: int | None = None, digest: str = "", ref: str = ""
     ) -> None:
-        self.schema, self._opener, self.rows, self.digest, self.ref = schema, opener, rows, digest, ref
+        self.schema, self.rows, self.digest, self.ref = schema, rows, digest, ref
+        self._scan = Scan((Opened(opener, rows),))
+
+    @classmethod
+    def of_parts(cls, schema: Schema, parts: Iterable[Part], digest: str = "", ref: str = "") -> Frame:
+        """A frame of parts, one after the other."""
+        return cls._scanning(schema, Scan(tuple(parts)), digest, ref)
+
+    @classmethod
+    def _scanning(cls, schema: Schema, scan: Scan, digest: str = "", ref: str = "") -> Frame:
+        frame = cls.__new__(cls)
+        frame.schema, frame.rows, frame.digest, frame.ref, frame._scan = schema, scan.rows, digest, ref, scan
+        return frame
 
     @classmethod
     def of(cls, data: Any) -> Frame:
@@ -57,12 +78,9 @@ class Frame:
                 fix="rename or drop the repeated columns",
             )
 
-        def opener(columns: Sequence[str] | None) -> Iterator[pa.RecordBatch]:
-            chosen = table if columns is None else table.select(list(columns))
-            return iter(chosen.to_batches(max_chunksize=BATCH_ROWS))
-
         nulls = {n: table.column(n).null_count > 0 for n in names}
-        return cls(schema_of(table.schema, nulls), opener, table.num_rows)
+        cuts = range(0, table.num_rows, BATCH_ROWS)
+        return cls.of_parts(schema_of(table.schema, nulls), [Held(table.slice(at, BATCH_ROWS)) for at in cuts])
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -73,7 +91,84 @@ class Frame:
         if columns is not None:
             for name in columns:
                 self.schema[name]  # a wrong name fails here, with the nearest right ones
-        return self._opener(columns)
+        return self._scan.batches(columns)
+
+    def reader(self, columns: Sequence[str] | None = None) -> pa.RecordBatchReader:
+        """The record batches as an Arrow reader, which any library that knows Arrow can take them from, one at a time."""
+        return pa.RecordBatchReader.from_batches(*self.opened(columns))
+
+    def opened(self, columns: Sequence[str] | None = None) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
+        """The Arrow schema that the batches really have, and the batches. The first is read for it."""
+        batches = self.batches(columns)
+        first = next(batches, None)
+        if first is None:
+            return arrow_schema(self.schema.select(self.schema.names if columns is None else columns)), iter(())
+        kind = first.schema.remove_metadata()
+        return kind, (b if b.schema == kind else b.cast(kind) for b in itertools.chain([first], batches))
+
+    def arrays(
+        self, batch_size: int, columns: Sequence[str] | None = None, *, drop_last: bool = False
+    ) -> Iterator[dict[str, np.ndarray[Any, Any]]]:
+        """The rows as NumPy arrays by column, `batch_size` rows at a time (the last may be shorter, unless it is dropped).
+
+        Numbers and booleans keep their type, and become float64 with NaN where a batch has nulls; lists of numbers of one
+        length become a matrix; times are datetime64; anything else is an array of objects with None.
+        """
+        if batch_size < 1:
+            raise Invalid(f"batches of {batch_size} rows", expected="1 or more")
+        for batch in rechunk(self.batches(columns), batch_size):
+            if batch.num_rows == batch_size or not drop_last:
+                yield {name: to_array(batch.column(i)) for i, name in enumerate(batch.schema.names)}
+
+    def torch(
+        self,
+        batch_size: int,
+        columns: Sequence[str] | None = None,
+        *,
+        shuffle: bool = False,
+        buffer: int = 100_000,
+        seed: int = 0,
+        drop_last: bool = False,
+    ) -> Batches:
+        """A PyTorch `IterableDataset` of batches: a mapping of column -> tensor (text stays a list). Give it to
+        `DataLoader(dataset, batch_size=None, num_workers=n)`: each worker reads its own share of the rows.
+
+        With `shuffle` the order changes with `set_epoch`. Needs PyTorch to be installed.
+        """
+        try:
+            from boucle.core.torch import Batches
+        except ImportError as error:
+            from boucle.core.errors import MissingExtra
+
+            raise MissingExtra(
+                "frame.torch needs torch", expected="it to be installed", fix="pip install torch"
+            ) from error
+        return Batches(self if columns is None else self.select(columns), batch_size, shuffle, buffer, seed, drop_last)
+
+    def polars_lazy(self) -> pl.LazyFrame:
+        """A Polars lazy frame that reads when it is collected: only the columns that are used, only as many rows as are wanted
+        (needs the extra `polars`)."""
+        polars = _polars()
+        from polars.io.plugins import register_io_source
+
+        def source(
+            columns: list[str] | None, predicate: pl.Expr | None, most: int | None, _: int | None
+        ) -> Iterator[pl.DataFrame]:
+            left = most
+            for batch in self.batches(columns):
+                rows = polars.DataFrame(polars.from_arrow(batch if left is None else batch.slice(0, left)))
+                left = None if left is None else left - batch.num_rows
+                yield rows if predicate is None else rows.filter(predicate)
+                if left is not None and left <= 0:
+                    return
+
+        empty = polars.DataFrame(polars.from_arrow(self.reader().schema.empty_table()))
+        return register_io_source(source, schema=empty.schema)
+
+    def duckdb(self, connection: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyRelation:
+        """A DuckDB relation on a connection, read batch by batch each time it is evaluated. (`boucle.sql` reads stored versions
+        faster: it also hands DuckDB's choice of columns and filters down.)"""
+        return connection.from_arrow(self)
 
     def table(self, columns: Sequence[str] | None = None) -> pa.Table:
         """Everything as one Arrow table, in memory."""
@@ -89,14 +184,7 @@ class Frame:
 
     def polars(self, columns: Sequence[str] | None = None) -> pl.DataFrame:
         """Everything as a Polars frame (needs the extra `polars`)."""
-        try:
-            import polars as pl
-        except ImportError:
-            from boucle.ports.lookup import missing_extra
-
-            raise missing_extra("polars", "polars", "frame") from None
-        frame = pl.from_arrow(self.table(columns))
-        assert isinstance(frame, pl.DataFrame)
+        frame: pl.DataFrame = _polars().from_arrow(self.table(columns))
         return frame
 
     def numpy(self, columns: Sequence[str] | None = None) -> np.ndarray[Any, Any]:
@@ -111,14 +199,45 @@ class Frame:
 
     def select(self, names: Sequence[str]) -> Frame:
         """Only these columns, in this order."""
-        chosen = tuple(names)
-        opener = self._opener
+        schema = self.schema.select(names)
+        return Frame._scanning(schema, replace(self._scan, names=schema.names))
 
-        def narrowed(columns: Sequence[str] | None) -> Iterator[pa.RecordBatch]:
-            wanted = list(chosen if columns is None else columns)
-            return (batch.select(wanted) for batch in opener(wanted))
+    def where(self, condition: Where | str) -> Frame:
+        """Only the rows that match: an expression such as `field("amount") > 10`, or the same as text, `"amount > 10"`.
 
-        return Frame(self.schema.select(chosen), narrowed, self.rows)
+        See `core.filters` for what can be said and what it means. Blocks of a stored version that cannot hold such a row are
+        not read. Raises `Invalid` for a column that is not there or a value of another type.
+        """
+        asked = filters.parse(condition) if isinstance(condition, str) else condition
+        return Frame._scanning(self.schema, self._scan.filtered(filters.bound(asked, self.schema)))
+
+    def shuffled(self, buffer: int = 100_000, seed: int = 0) -> Frame:
+        """The rows in a random order: blocks are read in another order, and their rows mixed in a buffer of that many rows, so
+        memory is bounded. The same seed gives the same order."""
+        return Frame._scanning(self.schema, self._scan.shuffled(buffer, seed))
+
+    def shard(self, index: int, count: int) -> Frame:
+        """The share of one of `count` readers (`index` from 0): together they read each row once. Shares of a stored version
+        are stretches of equal length, counted before a filter; take the shard of a shuffled frame for random ones."""
+        return Frame._scanning(self.schema, self._scan.shard(index, count))
+
+    def between(self, start: int, stop: int | None = None) -> Frame:
+        """The rows at these positions, counted from 0 and before any filter; of a stored version no other block is read."""
+        self._counted()
+        return Frame._scanning(self.schema, self._scan.between(start, sys.maxsize if stop is None else stop))
+
+    def numbered(self, name: str) -> Frame:
+        """With one more column that holds the position of each row."""
+        self._counted()
+        schema = Schema((*self.schema.columns, Column(name, "int64", nullable=False)))
+        return Frame._scanning(schema, self._scan.numbered(name))
+
+    def _counted(self) -> None:
+        if self._scan.where is not None or self._scan.buffer or any(p.rows is None for p in self._scan.parts):
+            raise Invalid(
+                "rows whose positions are not known",
+                expected="a table of known length, before it is filtered or shuffled",
+            )
 
     def drop(self, *names: str) -> Frame:
         """All columns but these."""
@@ -129,8 +248,7 @@ class Frame:
     def take(self, indices: Any) -> Frame:
         """The rows at these positions, in this order (in memory)."""
         table = self.table().take(pa.array(indices, type=pa.int64()))
-        taken = Frame.of(table)
-        return Frame(self.schema, taken._opener, table.num_rows)
+        return Frame._scanning(self.schema, Frame.of(table)._scan)
 
     def sample(self, rows: int, seed: int = 0) -> Frame:
         """That many rows drawn at random without replacement, in their order; all of them when there are no more. The same
@@ -152,7 +270,7 @@ class Frame:
                 chosen = np.sort(np.argpartition(numbers, rows)[:rows]) if rows else np.empty(0, dtype=np.int64)
                 kept, numbers = kept.take(pa.array(chosen)), numbers[chosen]
         drawn = Frame.of(arrow_schema(self.schema).empty_table() if kept is None else kept)
-        return Frame(self.schema, drawn._opener, drawn.rows)
+        return Frame._scanning(self.schema, drawn._scan)
 
     def head(self, n: int = 10) -> pa.Table:
         """The first rows as an Arrow table; reads no more batches than it must."""
@@ -167,15 +285,49 @@ class Frame:
 
     def __len__(self) -> int:
         if self.rows is None:
-            self.rows = sum(b.num_rows for b in self.batches())
+            self.rows = sum(b.num_rows for b in self.batches(self.schema.names[:1] or None))
         return self.rows
 
     def __arrow_c_stream__(self, requested_schema: object = None) -> object:
-        return self.table().__arrow_c_stream__(requested_schema)
+        return self.reader().__arrow_c_stream__(requested_schema)
 
     def __repr__(self) -> str:
         what = self.ref or "Frame"
         return f"<{what}: {'?' if self.rows is None else self.rows} rows x {len(self.schema)} columns>"
+
+
+def _polars() -> Any:
+    try:
+        import polars
+    except ImportError:
+        from boucle.ports.lookup import missing_extra
+
+        raise missing_extra("polars", "polars", "frame") from None
+    return polars
+
+
+def to_array(column: pa.Array) -> np.ndarray[Any, Any]:
+    """A column as a NumPy array that may be written to; see `Frame.arrays` for the types."""
+    import numpy as np
+
+    t = pa.types
+    kind = column.type
+    if t.is_dictionary(kind):
+        return to_array(column.dictionary_decode())
+    if t.is_fixed_size_list(kind) or t.is_list(kind) or t.is_large_list(kind):
+        lengths = set() if column.null_count else set(column.value_lengths().to_pylist())
+        inner = kind.value_type
+        if len(lengths) == 1 and (t.is_integer(inner) or t.is_floating(inner)):
+            return to_array(column.flatten()).reshape(len(column), lengths.pop())
+    elif t.is_decimal(kind) or ((t.is_integer(kind) or t.is_boolean(kind)) and column.null_count):
+        return to_array((column.cast(pa.int8()) if t.is_boolean(kind) else column).cast(pa.float64()))
+    elif t.is_timestamp(kind) and kind.tz:
+        return to_array(column.cast(pa.timestamp(kind.unit)))
+    elif t.is_integer(kind) or t.is_floating(kind) or t.is_boolean(kind) or t.is_date(kind) or t.is_timestamp(kind):
+        return np.array(column.to_numpy(zero_copy_only=False))
+    out = np.empty(len(column), dtype=object)
+    out[:] = column.to_pylist()
+    return out
 
 
 def _to_table(data: Any) -> pa.Table:

@@ -26,7 +26,8 @@ MISSING = ("\\N", "#N/A", "<NA>", "N/A", "n/a", "NULL", "null", "NaN", "nan")
 # Mean it among numbers and times; elsewhere they may be words.
 PERHAPS_MISSING = ("NA", "None", "none", "?", "-", ".")
 USUAL = pa.array([*MISSING, *PERHAPS_MISSING])
-_TRUE, _FALSE = pa.array(["true", "True", "TRUE"]), pa.array(["false", "False", "FALSE"])
+TRUE, FALSE = ["true", "True", "TRUE"], ["false", "False", "FALSE"]
+_TRUE, _FALSE = pa.array(TRUE), pa.array(FALSE)
 _EXACT = 2**53  # the integers up to here are all float64
 _PROBE = 32  # values
 _SHORT = 64  # bytes; a column of longer text is prose, in which '?' is a remark
@@ -73,6 +74,14 @@ class Guess:
         if self.alive:
             self.alive, nan = _fitting(pc.utf8_trim_whitespace(text), self.alive)
             self.empty |= nan
+
+    def merge(self, other: Guess) -> None:
+        """Take in what another has seen of the same column."""
+        self.alive = tuple(t for t in self.alive if t in other.alive)
+        self.seen |= other.seen
+        self.empty |= other.empty
+        self.longest = max(self.longest, other.longest)
+        self.words.update(other.words)
 
 
 def _fitting(text: pa.Array, alive: tuple[str, ...]) -> tuple[tuple[str, ...], bool]:
@@ -149,8 +158,7 @@ def read(text: pa.Array, kind: str) -> pa.Array | None:
     try:
         if kind == "int64":
             numbers = text.cast(pa.int64())
-            # What comes back unchanged was an integer: neither 007, nor +7, nor 0x7.
-            return numbers if pc.all(pc.equal(numbers.cast(pa.string()), text)).as_py() is not False else None
+            return numbers if _counts(text) else None
         if kind == "float64":
             return _floats(text)
         if kind == "bool":
@@ -166,18 +174,52 @@ def read(text: pa.Array, kind: str) -> pa.Array | None:
         return None
 
 
+def _counts(text: pa.Array) -> bool:
+    """Whether integers are written as one would write them: neither 007, nor +7, nor -0, nor 0x7."""
+    first, second, at = _beginnings(text)
+    odd = (first == _ZERO) | (first == _PLUS) | ((first == _MINUS) & (second == _ZERO))
+    return not _any_valid(text, at[odd])
+
+
 def _floats(text: pa.Array) -> pa.Array | None:
     numbers = text.cast(pa.float64())
-    if pc.any(pc.match_substring_regex(text, r"^([-+]?0[0-9]|\+[0-9]+$)")).as_py():
+    first, second, at = _beginnings(text)
+    padded = (first == _ZERO) & (second >= _ZERO) & (second <= _NINE)
+    if _any_valid(text, at[padded]):
         return None
-    long = pc.greater_equal(pc.binary_length(text), 16)
-    if pc.any(long).as_py():
-        whole = text.filter(long)
+    signed = at[(first == _PLUS) | ((first == _MINUS) & (second == _ZERO))]
+    if len(signed) and pc.any(pc.match_substring_regex(text.take(signed), r"^([-+]0[0-9]|\+[0-9]+$)")).as_py():
+        return None
+    large = pc.greater_equal(pc.abs(numbers), float(_EXACT))
+    if pc.any(large).as_py():
+        whole = text.filter(large)
         whole = whole.filter(pc.match_substring_regex(whole, r"^[-+]?[0-9]+$"))
         if any(int(float(w)) != int(w) for w in whole.to_pylist() if w is not None):
             return None
+    return without_nan(numbers)
+
+
+def without_nan(numbers: pa.Array) -> pa.Array:
+    """Floats with null for NaN."""
     nan = pc.is_nan(numbers)
     return pc.if_else(nan, None, numbers) if pc.any(nan).as_py() else numbers
+
+
+_ZERO, _NINE, _PLUS, _MINUS = (ord(c) for c in "09+-")
+
+
+def _beginnings(text: pa.Array) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """The first and second byte of every value that has two, and where they stand in the array."""
+    offsets = _offsets(text)
+    at = np.flatnonzero(np.diff(offsets) > 1)
+    data = text.buffers()[2]
+    raw = np.frombuffer(data, np.uint8) if data is not None else np.zeros(0, np.uint8)
+    starts = offsets[at]
+    return raw[starts], raw[starts + 1], at
+
+
+def _any_valid(text: pa.Array, at: np.ndarray[Any, Any]) -> bool:
+    return bool(len(at)) and (not text.null_count or bool(np.asarray(text.is_valid())[at].any()))
 
 
 def without_words(text: pa.Array, words: pa.Array) -> tuple[pa.Array, Counter[str]]:

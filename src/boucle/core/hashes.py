@@ -4,6 +4,7 @@ different rows among a million have the same hash with a chance of about one in 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from hashlib import blake2b
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,8 @@ Hashes = np.ndarray[Any, np.dtype[np.uint64]]
 
 _EXAMPLES = 5
 _NULL = np.uint64(0x9E3779B97F4A7C15)
+_LONG = 256  # bytes of text that are hashed along with those of other values
+_TAILS = np.array([(1 << 8 * n) - 1 for n in range(9)], np.uint64)  # the first n bytes of a word
 
 
 def hash_values(column: pa.Array) -> Hashes:
@@ -42,8 +45,6 @@ def hash_values(column: pa.Array) -> Hashes:
 
 
 def _of_objects(column: pa.Array) -> Hashes:
-    from pandas.util import hash_array
-
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
     if pa.types.is_nested(column.type) or pa.types.is_decimal(column.type):
@@ -52,13 +53,33 @@ def _of_objects(column: pa.Array) -> Hashes:
         column = column.cast(pa.string())
     elif not pa.types.is_string(column.type):
         column = _hex(column)
-    coded = column.dictionary_encode()
-    words = coded.dictionary.to_numpy(zero_copy_only=False)
-    if not len(words):
-        return np.full(len(column), _NULL)
-    by_word = hash_array(np.asarray(words, object), categorize=False)
-    found: Hashes = by_word[np.asarray(coded.indices.fill_null(0))]
-    return found.copy()
+    return _of_text(column)
+
+
+def _of_text(text: pa.Array) -> Hashes:
+    """Eight bytes at a time of all values at once; what is longer than 256 bytes ends with a digest of the rest."""
+    offsets = np.frombuffer(text.buffers()[1], np.int32)[text.offset : text.offset + len(text) + 1].astype(np.int64)
+    starts, lengths = offsets[:-1], np.diff(offsets)
+    hashes = mixed(lengths.astype(np.uint64))
+    low, high = int(offsets[0]), int(offsets[-1])
+    if low == high:
+        return hashes
+    data = np.zeros(high - low + 8, np.uint8)
+    data[:-8] = np.frombuffer(text.buffers()[2], np.uint8)[low:high]
+    words = np.ndarray((len(data) - 7,), "<u8", data, strides=(1,))  # those that begin at each byte
+    at = starts - low
+    some: Any = slice(None)
+    left = lengths
+    for step in range(0, min(int(lengths.max()), _LONG), 8):
+        if step:
+            some = np.flatnonzero(lengths > step)
+            left = lengths[some] - step
+        found = words[at[some] + step] & _TAILS[np.minimum(left, 8)]
+        hashes[some] = mixed(hashes[some] ^ found)
+    for i in np.flatnonzero(lengths > _LONG):
+        rest = data[at[i] + _LONG : at[i] + lengths[i]]
+        hashes[i] ^= np.uint64(int.from_bytes(blake2b(rest.data, digest_size=8).digest(), "little"))
+    return hashes
 
 
 def _is_text(kind: pa.DataType) -> bool:

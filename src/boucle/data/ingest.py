@@ -4,33 +4,31 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import time
-import urllib.parse
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from boucle.core import files
-from boucle.core.errors import Invalid, MissingExtra
+from boucle.core.errors import Invalid
 from boucle.core.frames import Frame
 from boucle.core.records import Dataset
 from boucle.core.refs import check_name
 from boucle.data import combine, cursors, profiles
+from boucle.data.choice import source_for as source_for  # noqa: PLC0414  told to others
+from boucle.data.gather import Gathered, gathered
+from boucle.data.gather import shown as shown  # noqa: PLC0414
 from boucle.ledger import datasets, tables
 from boucle.measure.quality import Profiler, observed
-from boucle.ports import lookup
 from boucle.ports.source import BadLine, Mode, Reading
 from boucle.ports.vault import revealed
 from boucle.settings import FILE, part
 from boucle.workspace import Workspace
 
 _SHOWN = 3
-# The plugin of a scheme that is not its name, so that a missing extra can be named before the plugin is there.
-_SCHEMES = {"postgresql": "postgres", "mariadb": "mysql", "mongodb": "mongo", "rediss": "redis"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,14 +61,19 @@ def ingest(
     owner: str = "",
     licence: str = "",
     on_bad: str = "set_aside",
+    origin: str = "",
     progress: Callable[[int], None] | None = None,
+    said: Callable[[str], None] | None = None,
 ) -> Ingested:
-    """Make a file, what a database or another system gives, or anything `Frame.of` takes, the next version of `name`.
+    """Make files, what a database or another system gives, or anything `Frame.of` takes, the next version of `name`.
 
-    `source` is a path, a URL, the name of an entry [sources.NAME] of boucle.toml, or a table. `options` go to the source
-    plugin; `source` among them names the plugin, which is otherwise chosen by the URL's scheme or the file's ending; a value
-    `vault:NAME` is looked up in the vault, and kept nowhere. Lines that cannot be read are set aside and kept as a blob (its
-    digest is the tag `bad_lines`), or, with `on_bad="fail"`, raise `Invalid`. `progress` is called with the rows read so far.
+    `source` is a path or URL of a file, folder, glob or archive, the URL of a system, the name of an entry [sources.NAME] of
+    boucle.toml, or a table. Many files are one table; files that are no tables are a row each (see `data.gather` and
+    `data.media`). `options` go to `data.gather`, the source plugin, and the place where files lie; `source` among them names
+    the plugin, which is otherwise chosen by the URL's scheme or the file's ending; a value `vault:NAME` is looked up in the
+    vault, and kept nowhere. Lines that cannot be read are set aside and kept as a blob (its digest is the tag `bad_lines`),
+    or, with `on_bad="fail"`, raise `Invalid`. `progress` is called with the rows read so far, `said` with words about files
+    that are fetched, unpacked, looked at or stored.
 
     `mode` says what the version holds: the new rows (`replace`), the rows of the latest version and behind them the new ones
     (`append`), or each row of the latest version unless there is a new one with the same `key` (`merge`). With a `cursor`, a
@@ -93,17 +96,20 @@ def ingest(
     if based is not None and based.type != "table":
         raise Invalid(f"{based.key} holds files", expected="a table to put rows into", fix="ingest under another name")
     track = cursors.Track.after(cursor, based, inclusive=mode == "merge") if cursor else None
-    reading, origin = _reading(ws, source, dict(options or {}), track)
-    frame = _watched(reading, on_bad, progress)
-    if track is not None:
-        frame = track.newer(frame)
-    counted = _Counted()
-    stored, profiler = _stored(ws, based, counted.of(frame), mode, tuple(key))
+    with _gathered(ws, source, dict(options or {}), mode, based, track, said=said) as got:
+        reading, origin = got.reading, origin or got.origin
+        if got.empty and based is not None:
+            return Ingested(based, False, [], reading.found, 0, time.monotonic() - started)
+        frame = _watched(reading, on_bad, progress)
+        if track is not None:
+            frame = track.newer(frame)
+        counted = _Counted()
+        stored, profiler = _stored(ws, based, counted.of(frame), mode, tuple(key), got.tree)
     if stored.rows == 0:
-        said = (
+        why = (
             f"all {len(reading.bad)} lines were set aside: {_listed(reading.bad)}" if reading.bad else "it has no rows"
         )
-        raise Invalid(f"{origin or 'the table'} gives no dataset: {said}", expected="at least one row")
+        raise Invalid(f"{origin or 'the table'} gives no dataset: {why}", expected="at least one row")
     bad = list(reading.bad)
     noted = dict(tags or {})
     if bad:
@@ -120,7 +126,7 @@ def ingest(
         licence=licence,
         evolve=evolve,
         renames=renames,
-        position=track.position() if track else None,
+        position={**(track.position() if track else {}), **got.position} if track or got.position else None,
         after=None if mode == "replace" or full else before.key if before else "",
     )
     if mode == "append":
@@ -145,27 +151,30 @@ def _check_mode(mode: str, key: Sequence[str], cursor: str) -> None:
 
 
 def _stored(
-    ws: Workspace, before: Dataset | None, frame: Frame, mode: str, key: tuple[str, ...]
+    ws: Workspace, before: Dataset | None, frame: Frame, mode: str, key: tuple[str, ...], tree: str
 ) -> tuple[tables.Stored, Profiler]:
     """What was stored, and its profile."""
+    if before is not None:
+        tree = _joined(ws, before, tree, replaces="path" in key)
     if before is None:
         profiler = Profiler()
         empty = Frame(frame.schema, lambda _: iter(()), 0)
         if mode == "merge":  # of several rows with one key the last counts here too
             plain, _ = tables.plain_batches(frame)
             frame = combine.merged(empty, plain, frame, key)
-        return tables.write(ws.blobs, observed(frame, profiler)), profiler
+        return tables.write(ws.blobs, observed(frame, profiler), tree=tree), profiler
     old, arrow = datasets.frame(ws, before), tables.arrow_of(tables.load_manifest(ws.blobs, before.manifest))
     if mode == "append":
         both = combine.appended(old, arrow, frame)
         if both.grows:
             profiler = profiles.continued(ws, before)
-            return tables.append(ws.blobs, before.manifest, profiles.followed(both.frame, profiler)), profiler
+            grown = profiles.followed(both.frame, profiler)
+            return tables.append(ws.blobs, before.manifest, grown, tree=tree), profiler
         whole = both.frame
     else:
         whole = combine.merged(old, arrow, frame, key)
     profiler = Profiler()
-    return tables.write(ws.blobs, observed(whole, profiler)), profiler
+    return tables.write(ws.blobs, observed(whole, profiler), tree=tree), profiler
 
 
 class _Counted:
@@ -183,10 +192,27 @@ class _Counted:
         return Frame(frame.schema, opener, frame.rows, frame.digest, frame.ref)
 
 
-def preview(ws: Workspace, source: Any, options: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def _joined(ws: Workspace, before: Dataset, tree: str, *, replaces: bool) -> str:
+    """The files of a version and new ones."""
+    old = tables.load_manifest(ws.blobs, before.manifest).get("tree", "")
+    if not old or not tree:
+        return tree or str(old)
+    from boucle.data import media
+
+    return media.joined(ws, old, tree, replaces=replaces)
+
+
+def preview(
+    ws: Workspace,
+    source: Any,
+    options: Mapping[str, Any] | None = None,
+    *,
+    said: Callable[[str], None] | None = None,
+) -> dict[str, Any]:
     """What ingesting would find, reading everything and storing nothing: rows, columns, found, bad lines. JSON."""
-    reading, _ = _reading(ws, source, dict(options or {}), None)
-    rows = sum(batch.num_rows for batch in reading.frame.batches())
+    with _gathered(ws, source, dict(options or {}), "append", None, None, keep=False, said=said) as got:
+        reading = got.reading
+        rows = sum(batch.num_rows for batch in reading.frame.batches())
     return {
         "rows": rows,
         "columns": [c.to_json() for c in reading.frame.schema.columns],
@@ -201,57 +227,35 @@ def bad_lines(ws: datasets.Ledger, dataset: Dataset) -> list[BadLine]:
     return [BadLine(**json.loads(line)) for line in ws.blobs.get(digest).splitlines()] if digest else []
 
 
-def source_for(url: str) -> str:
-    """The name of the source plugin for a path or URL, by its scheme or ending; raises `Invalid` when none reads it."""
-    ending, known = files.ending(url), {}
-    scheme = url.partition("://")[0] if "://" in url else ""
-    for plugin in lookup.names("source"):
-        try:
-            found = lookup.lookup("source", plugin)
-        except MissingExtra:
-            if plugin == _SCHEMES.get(scheme, scheme):
-                raise
-            continue
-        if scheme and scheme in found.schemes:
-            return plugin
-        for suffix in found.suffixes:
-            known[suffix] = plugin
-            if suffix == ending:
-                return plugin
-    raise Invalid(
-        f"no source reads files that end in {ending!r}"
-        if ending
-        else f"{shown(url)} has no ending to choose a source by",
-        expected=f"one of {', '.join(sorted(known))}, also compressed (.gz, .bz2, .zst, .xz)",
-        fix="name the source with the option source, such as source=csv",
-    )
-
-
-def shown(url: str) -> str:
-    """A URL or path as it may be written down: without user, password, query and fragment; paths made absolute."""
-    if "://" not in url:
-        return str(Path(url).expanduser().absolute())
-    parts = urllib.parse.urlsplit(url)
-    host = re.sub(r".*@", "", parts.netloc)
-    return urllib.parse.urlunsplit((parts.scheme, host, parts.path, "", ""))
-
-
-def _reading(ws: Workspace, source: Any, options: dict[str, Any], track: cursors.Track | None) -> tuple[Reading, str]:
+@contextmanager
+def _gathered(
+    ws: Workspace,
+    source: Any,
+    options: dict[str, Any],
+    mode: Mode,
+    before: Dataset | None,
+    track: cursors.Track | None,
+    *,
+    keep: bool = True,
+    said: Callable[[str], None] | None = None,
+) -> Iterator[Gathered]:
     if not isinstance(source, str | os.PathLike):
         if options:
             raise Invalid(f"option {next(iter(options))!r} is for files", expected="no options with a table in memory")
         frame = Frame.of(source)
-        return Reading(
-            frame
-        ), frame.ref or f"memory:{type(source).__module__.partition('.')[0]}.{type(source).__name__}"
+        kind = f"{type(source).__module__.partition('.')[0]}.{type(source).__name__}"
+        yield Gathered(Reading(frame), frame.ref or f"memory:{kind}")
+        return
     url, options = _configured(ws, os.fspath(source), options)
-    if "://" not in url:
-        files.locate(url)  # a file that is not there is a better message than an ending that is not known
-    plugin = lookup.lookup("source", options.pop("source", "") or source_for(url))
-    if track is not None and {"cursor", "after", "inclusive"} <= set(plugin.options):
-        options |= track.asked()
-    reading: Reading = plugin().read(url, options)
-    return reading, shown(url)
+    if options.get("new_files") and mode == "replace":
+        raise Invalid("new_files with mode='replace' would lose the rows from before", expected="append or merge")
+
+    def asked(plugin: Any) -> Mapping[str, Any]:
+        knows = track is not None and {"cursor", "after", "inclusive"} <= set(plugin.options)
+        return track.asked() if track is not None and knows else {}
+
+    with gathered(ws, url, options, before=before, asked=asked, keep=keep, said=said) as got:
+        yield got
 
 
 def _configured(ws: Workspace, url: str, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -295,7 +299,7 @@ def _refuse(bad: Sequence[BadLine], on_bad: str) -> None:
 
 def _listed(bad: Sequence[BadLine]) -> str:
     more = f" and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
-    return "; ".join(f"line {line.number}: {line.why}" for line in bad[:_SHOWN]) + more
+    return "; ".join(f"{f'{b.file}, ' if b.file else ''}line {b.number}: {b.why}" for b in bad[:_SHOWN]) + more
 
 
 def _json(value: Any) -> bytes:

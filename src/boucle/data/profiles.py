@@ -16,6 +16,7 @@ from pathlib import Path
 import pyarrow as pa
 from blake3 import blake3
 
+from boucle.core import hashes
 from boucle.core.frames import Frame
 from boucle.core.records import Dataset
 from boucle.ledger import datasets
@@ -71,4 +72,4 @@ def _mark(dataset: Dataset) -> bytes:
 
 @functools.cache
 def _made_by() -> str:
-    return str(blake3(Path(quality.__file__).read_bytes()).hexdigest())
+    return str(blake3(b"".join(Path(str(m.__file__)).read_bytes() for m in (quality, hashes))).hexdigest())

@@ -5,17 +5,20 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from boucle.core.errors import Conflict, Invalid, NotFound
-from boucle.core.frames import Frame
 from boucle.core.records import Dataset, Event
 from boucle.core.refs import Ref, check_name
 from boucle.core.schema import Schema, check_evolution
 from boucle.core.where import field
-from boucle.ledger import recording, tables
-from boucle.ports.blobs import Blobs
-from boucle.ports.store import Store
+from boucle.ledger import recording
+
+if TYPE_CHECKING:  # versions of files are looked up without loading what tables need
+    from boucle.core.frames import Frame
+    from boucle.ledger import tables
+    from boucle.ports.blobs import Blobs
+    from boucle.ports.store import Store
 
 
 class Ledger(Protocol):
@@ -56,6 +59,9 @@ def commit(
     latest version when the content is the same. `after` is the version that the content was made from (its key, empty for
     none): when another one came since, `Conflict` is raised.
     """
+    from boucle.core.frames import Frame
+    from boucle.ledger import tables
+
     check_name(name, "dataset name")
     frame = frame if isinstance(frame, tables.Stored) else Frame.of(frame)
     if isinstance(frame, Frame) and not evolve:
@@ -207,5 +213,11 @@ def load(ws: Ledger, ref: Ref | str) -> Frame:
 
 
 def frame(ws: Ledger, dataset: Dataset) -> Frame:
-    """The table of a version that is at hand already; nothing is noted."""
+    """The table of a version that is at hand already; nothing is noted. Of a version of files, see `trees.frame`."""
+    if dataset.type == "files":
+        from boucle.ledger import trees
+
+        return trees.frame(ws.blobs, dataset.manifest, str(dataset.ref))
+    from boucle.ledger import tables
+
     return tables.read(ws.blobs, dataset.manifest, str(dataset.ref))

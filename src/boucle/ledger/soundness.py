@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from boucle.core import labels, predictions
-from boucle.core.errors import BoucleError, Corrupt
+from boucle.core.errors import BoucleError, Corrupt, NotFound
 from boucle.core.records import (
     RELATIONS,
     Alert,
@@ -25,7 +24,7 @@ from boucle.core.records import (
     Service,
     Verdict,
 )
-from boucle.ledger import tables
+from boucle.ledger import contents
 
 if TYPE_CHECKING:
     from boucle.workspace import Workspace
@@ -54,9 +53,7 @@ def check(ws: Workspace) -> Report:
         report.counts[f"{kind.KIND}s"] = len(records)
         for record in records:
             report.problems += _of_others(ws, record)
-            for blob in _blobs_of(ws, record, report):
-                if not ws.blobs.has(blob):
-                    report.problems.append(f"{record} needs blob {blob[:12]}, which is not there")
+            report.problems += _missing(ws, record)
     _edges(ws, report)
     report.counts["events"] = ws.store.count(Event)
     report.counts["blobs"] = sum(1 for _ in ws.blobs.list())
@@ -74,6 +71,9 @@ def _of_others(ws: Workspace, record: Record) -> Iterator[str]:
                     labels.read(Path(record.folder))
                 except Corrupt as error:
                     yield error.what
+        case Model():
+            if ws.store.get(Artifact, record.artifact) is None:
+                yield f"{record} has no bundle: artifact {record.artifact[:12]} is not there"
         case Rollout():
             if record.model and ws.store.get(Model, record.model) is None:
                 yield f"{record} is of model {record.model}, which is not there"
@@ -90,49 +90,16 @@ def _of_others(ws: Workspace, record: Record) -> Iterator[str]:
                 yield f"{record} is {record.status!r}, which no alert is"
 
 
-def _blobs_of(ws: Workspace, record: Record, report: Report) -> list[str]:
-    """The blobs a record cannot do without."""
-    match record:
-        case Dataset():
-            grown = record.tags.get("grown", {}).get("ids", "")  # which predictions came into it
-            return [*_table_blobs(ws, record.manifest, str(record), report), *filter(None, [record.statistics, grown])]
-        case Code():
-            found = list(filter(None, [record.sources, record.diff]))
-            if ws.blobs.has(record.sources):
-                try:
-                    found += [s["blob"] for s in json.loads(ws.blobs.get(record.sources)).values()]
-                except Corrupt as error:
-                    report.problems.append(f"{record}: {error.what}")
-            return found
-        case Run():
-            return list(filter(None, [record.environment, record.log, record.inputs.get("parts", "")]))
-        case Artifact():
-            return list(_value_blobs(ws, record.value, str(record), report))
-        case Model():
-            if ws.store.get(Artifact, record.artifact) is None:
-                report.problems.append(f"{record} has no bundle: artifact {record.artifact[:12]} is not there")
-            if "holdout" in record.tags:
-                return _table_blobs(ws, record.tags["holdout"], str(record), report)
-    return []
-
-
-def _value_blobs(ws: Workspace, value: dict[str, object], owner: str, report: Report) -> list[str]:
-    if value.get("codec") == "frame":
-        return _table_blobs(ws, str(value["manifest"]), owner, report)
-    files = value.get("files")
-    return [*([str(value["blob"])] if "blob" in value else []), *(files.values() if isinstance(files, dict) else [])]
-
-
-def _table_blobs(ws: Workspace, manifest: str, owner: str, report: Report) -> list[str]:
-    if not ws.blobs.has(manifest):
-        return [manifest]
+def _missing(ws: Workspace, record: Record) -> Iterator[str]:
+    """The blobs that a record cannot do without and that are not there, and what cannot be read of it."""
     try:
-        return [
-            blob for block in tables.load_manifest(ws.blobs, manifest)["blocks"] for blob in tables.stored_in(block)
-        ]
+        for blob in contents.required(ws.blobs, record):
+            if not ws.blobs.has(blob):
+                yield f"{record} needs blob {blob[:12]}, which is not there"
+    except NotFound:
+        return  # it was named just now
     except BoucleError as error:
-        report.problems.append(f"{owner}: {error.what}")
-        return []
+        yield f"{record}: {error.what}"
 
 
 def _edges(ws: Workspace, report: Report) -> None:

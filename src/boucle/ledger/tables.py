@@ -25,6 +25,7 @@ from blake3 import blake3
 from boucle.core.errors import Corrupt, Invalid
 from boucle.core.frames import Frame, arrow_schema, type_name
 from boucle.core.schema import Column, Schema, jsonable
+from boucle.ledger import trees
 from boucle.ledger.cuts import cut, most_rows
 from boucle.ports.blobs import Blobs
 
@@ -46,17 +47,18 @@ class Stored:
     schema: Schema
 
 
-def write(blobs: Blobs, frame: Frame) -> Stored:
+def write(blobs: Blobs, frame: Frame, *, tree: str = "") -> Stored:
     """Store a table block by block; the manifest comes last, and before it nothing is visible.
 
+    `tree` is the manifest of the files that its rows stand for (see `ledger.trees`), kept as long as the table is.
     Raises `Invalid` for a table without columns or with a type that cannot be stored.
     """
     arrow, batches = plain_batches(frame)
     entries, nulls = _write_blocks(blobs, cut(batches, most_rows(len(arrow))))
-    return _finish(blobs, frame.schema, arrow, entries, nulls)
+    return _finish(blobs, frame.schema, arrow, entries, nulls, tree)
 
 
-def append(blobs: Blobs, manifest_digest: str, frame: Frame) -> Stored:
+def append(blobs: Blobs, manifest_digest: str, frame: Frame, *, tree: str = "") -> Stored:
     """Store a table and more rows. The content, and so the digest, is what `write` of all of them would give; the cost is that
     of the new rows. Few rows become a part of the last block, which is made one again when it has many parts or is full.
 
@@ -85,7 +87,7 @@ def append(blobs: Blobs, manifest_digest: str, frame: Frame) -> Stored:
     else:
         entries, more = _write_blocks(blobs, itertools.chain(start, blocks))
         nulls |= more
-    return _finish(blobs, old, arrow, kept + entries, nulls)
+    return _finish(blobs, old, arrow, kept + entries, nulls, tree or manifest.get("tree", ""))
 
 
 def _may_grow(entry: dict[str, Any], rows: int) -> bool:
@@ -135,7 +137,9 @@ def _write_blocks(blobs: Blobs, blocks: Iterable[pa.RecordBatch]) -> tuple[list[
     return entries, nulls
 
 
-def _finish(blobs: Blobs, given: Schema, arrow: pa.Schema, entries: list[dict[str, Any]], nulls: set[str]) -> Stored:
+def _finish(
+    blobs: Blobs, given: Schema, arrow: pa.Schema, entries: list[dict[str, Any]], nulls: set[str], tree: str
+) -> Stored:
     """Store the manifest."""
     digest = _combined(arrow, [e["digest"] for e in entries])
     known = {c.name: c for c in given.columns}
@@ -150,6 +154,7 @@ def _finish(blobs: Blobs, given: Schema, arrow: pa.Schema, entries: list[dict[st
         "schema": schema.to_json(),
         "arrow": base64.b64encode(arrow.serialize().to_pybytes()).decode(),
         "blocks": entries,
+        **({"tree": tree} if tree else {}),
     }
     key = blobs.put(json.dumps(manifest, ensure_ascii=False, separators=(",", ":")).encode())
     return Stored(key, digest, rows, sum(e["size"] for e in entries), schema)
@@ -167,30 +172,49 @@ def read(blobs: Blobs, manifest_digest: str, ref: str = "") -> Frame:
     Raises `NotFound` when the manifest is not there, and `Corrupt` where a block is not what was written.
     """
     manifest = load_manifest(blobs, manifest_digest)
-    schema = Schema.from_json(manifest["schema"])
     arrow = arrow_of(manifest)
+    blocks = [_Block(blobs, entry, arrow) for entry in manifest["blocks"]]
+    return Frame.of_parts(Schema.from_json(manifest["schema"]), blocks, manifest["digest"], ref)
 
-    def opener(columns: Sequence[str] | None) -> Iterator[pa.RecordBatch]:
-        names = arrow.names if columns is None else list(columns)
-        wanted = pa.schema([arrow.field(n) for n in names])
-        for entry in manifest["blocks"]:
-            yield from read_block(blobs, entry, wanted).to_batches()
 
-    return Frame(schema, opener, manifest["rows"], manifest["digest"], ref)
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """A block as a part of a frame."""
+
+    blobs: Blobs
+    entry: Mapping[str, Any]
+    arrow: pa.Schema
+
+    @property
+    def rows(self) -> int:
+        return int(self.entry["rows"])
+
+    @property
+    def ranges(self) -> Mapping[str, Sequence[Any]]:
+        found: Mapping[str, Sequence[Any]] = self.entry.get("ranges", {})
+        return found
+
+    def batches(self, columns: Sequence[str] | None) -> Iterator[pa.RecordBatch]:
+        wanted = self.arrow if columns is None else pa.schema([self.arrow.field(n) for n in columns])
+        yield from read_block(self.blobs, self.entry, wanted).to_batches()
 
 
 def present(blobs: Blobs, manifest_digest: str) -> bool:
-    """Whether the manifest and every block it names are there."""
+    """Whether the manifest is there, and every block and file it names."""
     if not blobs.has(manifest_digest):
         return False
-    return all(blobs.has(b) for entry in load_manifest(blobs, manifest_digest)["blocks"] for b in stored_in(entry))
+    manifest = load_manifest(blobs, manifest_digest)
+    if not all(blobs.has(b) for entry in manifest["blocks"] for b in stored_in(entry)):
+        return False
+    return not manifest.get("tree") or trees.present(blobs, manifest["tree"])
 
 
 def load_manifest(blobs: Blobs, manifest_digest: str) -> dict[str, Any]:
     """What a manifest says: format, digest, rows, schema, arrow (its IPC form in base64), and blocks.
 
     A block has rows, digest, blob (or parts, see `stored_in`), size, and ranges: column -> [smallest, largest] as JSON, for
-    numbers, times and short texts, where nulls and NaN do not count; of a column that is not there nothing is known.
+    numbers, times and short texts, where nulls and NaN do not count; of a column that is not there nothing is known. `tree`,
+    where it is there, is the manifest of the files that rows stand for.
     """
     try:
         manifest: dict[str, Any] = json.loads(blobs.get(manifest_digest))

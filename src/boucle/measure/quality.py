@@ -3,7 +3,8 @@
 Counts, means and extremes are exact. Distinct values are exact up to 1,024 and then estimated from the smallest hashes
 (KMV: Bar-Yossef et al. 2002, Beyer et al. 2007; standard error about 3 %). Quantiles and histograms come from a uniform
 sample of the rows (the rows with the smallest hashed numbers; up to 8,192, exact below that). Frequent values are
-counted with the Misra-Gries summary (1982), exact while a column has few of them. All of it can be merged.
+counted with the Misra-Gries summary (1982), exact while a column has few of them; where most of the values in a batch are
+distinct, only what a sample of 4,096 shows to be frequent (one row in a thousand) is counted. All of it can be merged.
 """
 
 from __future__ import annotations
@@ -27,6 +28,10 @@ _DISTINCT = 1024
 _SAMPLE = 8192  # rows; fewer for wide tables
 _CELLS = 1 << 22
 _COUNTED = 1024  # frequent values followed per column
+_DRAWN = 4096  # values of a batch that show whether most are distinct, and if so which are frequent:
+_TWICE = 4  # those that were drawn so often
+_FOLLOWED = 256  # of these, how many are counted in later batches, whether drawn again or not
+_FEW = 8192  # the smallest hashes of a batch among which those to keep are looked for first
 _TOP = 20
 _BINS = 20
 _TIMES = ("date", "timestamp")
@@ -209,9 +214,7 @@ class _Column:
             if self.type in FLOATS:
                 self.nan += int(np.isnan(numbers).sum()) - array.null_count
         self._extremes(array, numbers)
-        self._distinct(array)
-        if not (self.type in FLOATS and len(self.hashes) >= _DISTINCT):
-            self._frequent(array)
+        self._values(array)
         return numbers
 
     def _numbers(self, array: pa.Array) -> np.ndarray[Any, Any] | None:
@@ -254,21 +257,51 @@ class _Column:
         self.low = low if self.low is None else min(low, self.low)
         self.high = high if self.high is None else max(high, self.high)
 
-    def _distinct(self, array: pa.Array) -> None:
-        hashes = hash_values(array.drop_null() if array.null_count else array)
-        if len(self.hashes) >= _DISTINCT:
-            hashes = hashes[hashes < self.hashes[-1]]
-        self._add_hashes(hashes)
+    def _values(self, array: pa.Array) -> None:
+        """Which values there are, and which are frequent."""
+        if array.null_count:
+            array = array.drop_null()
+        if pa.types.is_nested(array.type):
+            self._add_hashes(hash_values(array))
+        elif _varied(array):
+            hashes = hash_values(array)
+            self._add_hashes(hashes)
+            if not (self.type in FLOATS and len(self.hashes) >= _DISTINCT):
+                self._heavy(array, hashes)
+        else:
+            counted = array.value_counts()
+            values, counts = counted.field(0), counted.field(1)
+            self._add_hashes(hash_values(values))
+            if not (self.type in FLOATS and len(self.hashes) >= _DISTINCT):
+                self._frequent(values, counts)
+
+    def _heavy(self, array: pa.Array, hashes: Hashes) -> None:
+        """Count what is frequent among many values: what occurs several times in a sample of them, or did before."""
+        drawn, times = np.unique(hashes[_drawn(len(hashes))], return_counts=True)
+        frequent = drawn[times >= _TWICE]
+        if self.counts:
+            before = sorted(self.counts, key=self.counts.__getitem__, reverse=True)[:_FOLLOWED]
+            frequent = np.union1d(frequent, hash_values(pa.array(before, array.type)))
+        self.missed += len(hashes) // _COUNTED
+        if len(frequent):
+            maybe = np.zeros(1 << 12, bool)
+            maybe[frequent >> np.uint64(52)] = True
+            at = np.flatnonzero(maybe[hashes >> np.uint64(52)])
+            at = at[np.isin(hashes[at], frequent)]
+            counted = array.take(pa.array(at)).value_counts()
+            self._add_counts(zip(counted.field(0).to_pylist(), counted.field(1).to_pylist(), strict=True))
 
     def _add_hashes(self, hashes: Hashes) -> None:
+        if len(self.hashes) >= _DISTINCT:
+            hashes = hashes[hashes < self.hashes[-1]]
+        elif len(hashes) > _FEW:
+            # Only the smallest count: those above the smallest so many of them cannot be among them, unless values repeat.
+            few = np.unique(np.partition(hashes, _FEW)[:_FEW])
+            hashes = few if len(few) >= _DISTINCT else hashes
         if len(hashes):
             self.hashes = np.unique(np.concatenate([self.hashes, hashes]))[:_DISTINCT]
 
-    def _frequent(self, array: pa.Array) -> None:
-        if pa.types.is_nested(array.type):
-            return
-        counted = array.value_counts()
-        values, counts = counted.field(0), counted.field(1)
+    def _frequent(self, values: pa.Array, counts: pa.Array) -> None:
         if len(values) > _COUNTED:
             best = pc.select_k_unstable(counts, k=_COUNTED, sort_keys=[("", "descending")])
             values, counts = values.take(best), counts.take(best)
@@ -319,6 +352,18 @@ class _Column:
             top=[] if continuous else [[_plain(v), c] for v, c in top],
             top_exact=not continuous and self.missed == 0,
         )
+
+
+def _drawn(rows: int) -> np.ndarray[Any, Any]:
+    """Some of the places among so many, the same every time, without a pattern that values could share."""
+    return (mixed(np.arange(_DRAWN, dtype=np.uint64)) % np.uint64(rows)).astype(np.int64)
+
+
+def _varied(array: pa.Array) -> bool:
+    """Whether there are more distinct values than can be counted one by one."""
+    if len(array) <= 4 * _DRAWN:
+        return False
+    return len(array.take(pa.array(_drawn(len(array)))).unique()) > 2 * _COUNTED
 
 
 def _histogram(numbers: np.ndarray[Any, Any]) -> dict[str, list[float]]:

@@ -15,11 +15,16 @@ class Blobs(Protocol):
     capabilities: ClassVar[frozenset[str]]  # of: durable, shared, paths (`path` works)
 
     @classmethod
-    def connect(cls, location: str, root: Path) -> Self:
-        """Open at a location (what follows the ':' of the setting), by default inside the workspace folder."""
+    def connect(cls, location: str, root: Path, *, synchronous: str = "normal") -> Self:
+        """Open at a location (what follows the ':' of the setting), by default inside the workspace folder. With `normal` what
+        is stored survives a killed process, with `full` also the end of the machine."""
 
     def put(self, data: bytes | Path | Iterable[bytes]) -> str:
         """Store bytes, a file, or a stream of chunks; returns the digest (64 lower-case hex digits)."""
+
+    def put_many(self, items: Iterable[bytes | bytearray | memoryview]) -> list[str]:
+        """Store many blobs at once; returns their digests in order. All become visible together, or none when `items`
+        raises. An item is used up before the next is asked for, so that one buffer may serve them all."""
 
     def open(self, digest: str) -> BinaryIO:
         """A seekable reader; raises `NotFound`."""
@@ -32,6 +37,9 @@ class Blobs(Protocol):
     def size(self, digest: str) -> int:
         """Bytes; raises `NotFound`."""
 
+    def stored(self, digest: str) -> float:
+        """When it was put last, also when it was there already: seconds since the epoch; raises `NotFound`."""
+
     def path(self, digest: str) -> Path:
         """Where the bytes lie as a read-only file (capability `paths`); raises `NotFound`."""
 
@@ -43,3 +51,6 @@ class Blobs(Protocol):
 
     def check(self) -> Iterator[str]:
         """Reads everything; problems in words."""
+
+    def sweep(self) -> int:
+        """Remove what writes that were cut off left a day ago or earlier; returns how many files went."""

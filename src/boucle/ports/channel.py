@@ -40,21 +40,6 @@ class Busy(Unavailable):
         self.seconds = seconds
 
 
-@dataclass(frozen=True, slots=True)
-class Received:
-    """A message that was read from a stream, and where it stood: in which part of the stream, and there after which others.
-
-    `offset` grows within a part. Where a queue numbers nothing, `id` tells a message that is delivered again.
-    """
-
-    value: bytes
-    part: str = ""
-    offset: int | str = 0
-    id: str = ""
-    key: str = ""
-    time: float = 0.0  # when it was sent, seconds since the epoch; 0 where nobody tells
-
-
 class Channel(Protocol):
     """Delivers messages."""
 
@@ -68,31 +53,6 @@ class Channel(Protocol):
     def send(self, message: Message) -> None:
         """Deliver, or raise `Unavailable`; returning means the other side has it. Errors show neither secrets nor the paths
         of addresses, which may hold one."""
-
-
-class Stream(Protocol):
-    """A channel that can be read as well, and says by `receive` where it stands.
-
-    Who reads keeps the positions beside what it made of the messages, in one transaction, and gives them again when it starts
-    anew: so each message counts once, whoever was killed when.
-    """
-
-    name: ClassVar[str]
-    schemes: ClassVar[tuple[str, ...]]  # the beginnings of its URLs, e.g. kafka
-
-    @classmethod
-    def subscribe(cls, url: str, options: Mapping[str, Any], positions: Mapping[str, Any]) -> Self:
-        """Read on after these positions (part -> the last offset that is kept; empty for all there is)."""
-
-    def receive(self, most: int, seconds: float) -> list[Received]:
-        """What has come, at most so many, waiting at most so long for the first. Raises `Unavailable` when the other side is
-        away, after trying again."""
-
-    def acknowledge(self, positions: Mapping[str, Any]) -> None:
-        """Tell the other side that all up to these positions is kept, so that it may forget it."""
-
-    def close(self) -> None:
-        """Let go of the connection."""
 
 
 def told(value: Any) -> str:

@@ -3,10 +3,18 @@ them."""
 
 from __future__ import annotations
 
+import re
+import urllib.parse
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self
+
+from boucle.core.errors import Invalid
+from boucle.ports import lookup
+
+# Beginnings of URLs that go by the plugin of another name; any other is the name of its plugin, or a matter of fsspec.
+_PLUGINS = {"": "file", "https": "http", "gs": "gcs", "az": "azure", "abfs": "azure", "abfss": "azure"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +28,8 @@ class Entry:
 
 
 class Place(Protocol):
-    """Files below a root URL. Paths are relative to it, never absolute and without '..' (else `Invalid`).
+    """Files below a root URL. Paths are relative to it, never absolute and without '..' (else `Invalid`); where the root is
+    itself a file, its path is ''.
 
     Errors show neither credentials nor the query of a URL. What may pass by itself is tried again; then it is `Unavailable`.
     """
@@ -52,3 +61,37 @@ class Place(Protocol):
 
     def close(self) -> None:
         """Let go of connections."""
+
+
+def connect(url: str, options: Mapping[str, Any] | None = None) -> Place:
+    """The place at a URL or plain path, by how it begins: file, http, https, s3, gs, az, and whatever else fsspec knows.
+
+    Raises `MissingExtra` with what to install, and `Invalid` for options that the place does not take.
+    """
+    scheme = urllib.parse.urlsplit(url).scheme.lower() if "://" in url else "file"
+    name = _PLUGINS.get(scheme, scheme)
+    if name not in lookup.names("place"):
+        name = "fsspec"
+    place: Place = lookup.lookup("place", name).connect(url, dict(options or {}))
+    return place
+
+
+def checked(path: str) -> str:
+    """A path below a root, as given, or `Invalid` for one that could lead out of it or mean two things."""
+    parts = path.split("/")
+    if any(p in ("", ".", "..") for p in parts) or "\\" in path or any(ord(c) < 32 or ord(c) == 127 for c in path):
+        raise Invalid(
+            f"{path!r} is not a path below a root",
+            expected="parts joined by '/', not beginning with '/', without '..', backslashes and control characters",
+        )
+    return path
+
+
+def shown(url: str) -> str:
+    """A URL as it may be shown: without user, password, query and fragment."""
+    if "://" not in url:
+        return url
+    text = re.split(r"[?#]", url, maxsplit=1)[0]
+    if re.match(r"abfss?://[^/:]*@", text):  # container@account is no user
+        return text
+    return re.sub(r"//[^/]*@", "//", text)

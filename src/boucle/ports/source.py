@@ -13,11 +13,13 @@ Mode = Literal["append", "replace", "merge"]
 
 @dataclass(slots=True)
 class BadLine:
-    """A line that was set aside: where it stands (1 is the first line of the file), what it says, what is wrong."""
+    """A line that was set aside: where it stands (1 is the first line of the file), what it says, what is wrong, and of several
+    files in which."""
 
     number: int
     text: str
     why: str
+    file: str = ""
 
 
 @dataclass(slots=True)

@@ -104,6 +104,57 @@ class BlobsContract:
         assert blobs.put(b"x") == digest
         assert blobs.get(digest) == b"x"
 
+    def test_many_are_put_at_once(self, blobs: Blobs) -> None:
+        contents = [b"", b"a" * 1000, b"b", b"a" * 1000, hashlib.shake_128(b"seed").digest(3_000_000)]
+        known = blobs.put(b"b")
+        digests = blobs.put_many(contents)
+        assert digests == [blake3(c).hexdigest() for c in contents]
+        assert sorted(blobs.list()) == sorted(set(digests))
+        for digest, content in zip(digests, contents, strict=True):
+            assert blobs.has(digest)
+            assert blobs.get(digest) == content
+            assert blobs.size(digest) == len(content)
+            with blobs.open(digest) as file:
+                assert file.seek(len(content) // 2) == len(content) // 2
+                assert file.read() == content[len(content) // 2 :]
+                file.seek(0)
+                assert file.read() == content
+        assert blobs.put_many(contents) == digests
+        assert blobs.put(b"a" * 1000) == digests[1]
+        assert sorted(blobs.list()) == sorted(set(digests))
+        assert blobs.remove(known)
+        assert blobs.remove(digests[1])
+        assert not blobs.remove(digests[1])
+        assert not blobs.has(digests[1])
+        with pytest.raises(NotFound):
+            blobs.get(digests[1])
+        assert blobs.put_many([b"a" * 1000, b"b"]) == digests[1:3]
+        assert blobs.get(digests[1]) == b"a" * 1000
+        assert sorted(blobs.list()) == sorted(set(digests))
+        assert list(blobs.check()) == []
+        assert blobs.put_many([]) == []
+
+    def test_one_buffer_may_serve_many(self, blobs: Blobs) -> None:
+        def contents() -> Iterator[memoryview]:
+            buffer = bytearray(1000)
+            for i in range(20):
+                buffer[:] = bytes([i]) * 1000
+                yield memoryview(buffer)[: 1000 - i]
+
+        digests = blobs.put_many(contents())
+        assert [blobs.get(d) for d in digests] == [bytes([i]) * (1000 - i) for i in range(20)]
+
+    def test_many_come_all_or_not_at_all(self, blobs: Blobs) -> None:
+        def broken() -> Iterator[bytes]:
+            yield b"one"
+            yield b"x" * 20_000_000
+            raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            blobs.put_many(broken())
+        assert list(blobs.list()) == []
+        assert not blobs.has(blake3(b"one").hexdigest())
+
     def test_threads_put_at_once(self, blobs: Blobs) -> None:
         contents = [bytes([i]) * 1000 for i in range(20)]
         results: list[list[str]] = []
@@ -134,9 +185,12 @@ class BlobsContract:
     def test_a_path_is_a_read_only_file(self, blobs: Blobs) -> None:
         if "paths" not in blobs.capabilities:
             pytest.skip(f"{blobs.name} has no paths")
-        path = blobs.path(blobs.put(b"content"))
-        assert path.read_bytes() == b"content"
-        assert path.stat().st_mode & 0o777 == 0o444
+        for digest in (blobs.put(b"content"), *blobs.put_many([b"packed", b"others"])):
+            path = blobs.path(digest)
+            assert blake3(path.read_bytes()).hexdigest() == digest
+            assert path.stat().st_mode & 0o777 == 0o444
+            assert blobs.remove(digest)
+            assert not blobs.has(digest)
         with pytest.raises(NotFound):
             blobs.path(MISSING)
 
@@ -144,8 +198,9 @@ class BlobsContract:
         blobs = self.make(tmp_path)
         if "durable" not in blobs.capabilities:
             pytest.skip(f"{blobs.name} is not durable")
-        digest = blobs.put(b"kept")
+        digest, (packed,) = blobs.put(b"kept"), blobs.put_many([b"packed"])
         assert self.make(tmp_path).get(digest) == b"kept"
+        assert self.make(tmp_path).get(packed) == b"packed"
 
     def test_a_stream_is_read_once_and_lazily(self, blobs: Blobs) -> None:
         asked: list[int] = []

@@ -28,6 +28,8 @@ class SourceContract:
         source = self.source()
         assert source.name
         assert all(s.startswith(".") and s == s.lower() for s in source.suffixes)
+        assert all(s and "/" not in s and s == s.lower() for s in source.schemes)
+        assert all(name and what for name, what in source.options.items())
 
     def test_gives_the_rows_in_order(self, tmp_path: Path) -> None:
         reading = self.source().read(str(self.write(SAMPLE, tmp_path)), {})

@@ -195,6 +195,37 @@ def test_bad_options(read):
             read("a,b\n1,2\n", **options)
 
 
+def test_characters_that_only_look_like_line_ends(read):
+    assert read("a\u2028b,c\x85d\n1\x0bx,2\u2029y\n").rows == [{"a\u2028b": "1\x0bx", "c\x85d": "2\u2029y"}]
+
+
+def test_a_line_without_end(read, monkeypatch):
+    monkeypatch.setattr(module, "LONGEST", 1 << 20)
+    monkeypatch.setattr(module, "_BLOCK", 1 << 16)
+    with pytest.raises(Invalid, match="line 3 has more than"):
+        read(b"a,b\n1,2\n" + b"x" * (1 << 23))
+
+
+def test_too_many_bad_lines(read, monkeypatch):
+    monkeypatch.setattr(module, "_MOST_BAD", 10)
+    monkeypatch.setattr(module, "_BLOCK", 100)
+    with pytest.raises(Invalid, match="lines cannot be read"):
+        read("a,b\n1,2\n" + "x\n" * 1000)
+
+
+def test_a_small_file_that_unpacks_to_a_large_one(read):
+    packed = gzip.compress(b"a,b\n" + b"1,2\n" * 100_000)
+    with pytest.raises(Invalid, match="unpacks to more than 100000 bytes"):
+        read(packed, "x.csv.gz", largest=100_000)
+    assert len(read(packed, "x.csv.gz", largest="1000000").rows) == 100_000
+
+
+def test_an_xz_file_that_asks_for_too_much_memory(read):
+    packed = lzma.compress(b"a,b\n1,2\n", filters=[{"id": lzma.FILTER_LZMA2, "dict_size": 1 << 29}])
+    with pytest.raises(Invalid, match="cut off or damaged"):
+        read(packed, "x.csv.xz")
+
+
 # --- lines set aside
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from boucle.core.errors import Invalid
+from boucle.core.errors import Invalid, NotFound
 from boucle.plugins.sources import jsonl as module
 from boucle.plugins.sources.jsonl import JsonlSource
 from boucle.testing.source import SourceContract
@@ -107,6 +107,63 @@ def test_values_in_an_array_that_are_no_objects(read):
     reading, rows = read('[{"a": 1},\n 5,\n {"a": 2}]', "x.json")
     assert rows == [{"a": 1}, {"a": 2}]
     assert [(b.number, b.text) for b in reading.bad] == [(2, "5")]
+
+
+FEATURES = {
+    "type": "FeatureCollection", "crs": {"type": "name", "properties": {"name": "x"}},
+    "features": [
+        {"type": "Feature", "id": 7, "properties": {"a": 1}, "geometry": {"type": "Point", "coordinates": [1, 2.5]}},
+        {"type": "Feature", "properties": None, "geometry": None},
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+def test_geojson(read, indent):
+    reading, rows = read(json.dumps(FEATURES, indent=indent), "x.json")
+    assert reading.found == {"layout": "document", "record": "features"}
+    assert rows == [
+        {"a": 1, "geometry": '{"type":"Point","coordinates":[1,2.5]}', "id": 7}, {"a": None, "geometry": None, "id": None},
+    ]  # fmt: skip
+
+
+def test_a_feature_per_line_is_no_file_of_lines(read):
+    features = "\n,\n".join(json.dumps(f) for f in FEATURES["features"] * 2)
+    assert len(read('{"type": "FeatureCollection",\n"features": [\n' + features + "\n]}\n", "x.geojson")[1]) == 4
+
+
+def test_the_only_list_of_objects_holds_the_rows(read):
+    document = {"meta": {"n": [1, 2]}, "data": {"items": [{"a": [{"deep": 1}]}, {"a": []}]}}
+    assert read(json.dumps(document), "x.json")[0].found["record"] == "data.items"
+    both = json.dumps(document | {"more": [{"b": 1}]})
+    with pytest.raises(Invalid, match=r"2 lists of objects: data\.items, more"):
+        read(both, "x.json")
+    assert read(both, "x.json", record="more")[1] == [{"b": 1}]
+    with pytest.raises(NotFound, match="'none'"):
+        read(both, "x.json", record="none")
+
+
+def test_a_document_without_a_list_is_one_row(read):
+    assert read('{"a": 1,\n "b": [1, 2]}', "x.json")[1] == [{"a": 1, "b": [1, 2]}]
+    assert read('{"a": [{"b": 1}]}', "x.json", record=".")[1] == [{"a": [{"b": 1}]}]
+    with pytest.raises(Invalid, match="no rows"):
+        read('{"items": []}', "x.json", record="items")
+
+
+def test_lines_are_lines_whatever_the_ending(read):
+    assert read('{"a": [{"b": 1}]}\n{"a": []}\n', "x.json")[0].found["layout"] == "lines"
+    assert read('{"a": [{"b": 1}]}\n', "x.jsonl")[0].found["layout"] == "lines"
+    assert read('{"a": \n{"a": 2}\n{"a": 3}\n', "x.json")[0].found["bad_lines"] == 1
+
+
+@pytest.mark.parametrize(("content", "message"), [
+    ('{"l": [{"a": 1}', "cut off"), ('{"l": [{"a": 1},]}', "a comma stands before"), ('{"l" [1]}', "':'"), ("{1: 2}", "quotes"),
+    ('{"l": [1], "l": [{"a": 1}]}', "'l' occurs twice"), ('{"x":' * 200, "nested too deeply"),
+    ('{"l": [{"a": 1}]} x', "not JSON"),
+])  # fmt: skip
+def test_broken_documents(read, content, message):
+    with pytest.raises(Invalid, match=message):
+        read(content, "x.json")
 
 
 VALUES = st.one_of(st.none(), st.integers(-(2**53), 2**53), st.floats(allow_nan=False, allow_infinity=False))

@@ -21,6 +21,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "doctor": ("project", "settings, what is installed, health of the workspace"),
     "fsck": ("project", "check everything that is stored"),
     "data": ("data", "ingest, list, show, validate and export datasets"),
+    "sql": ("sql", "ask in SQL over versions of datasets; make a version or a file of the answer"),
     "plan": ("runs", "which steps would run or be reused, and why"),
     "run": ("runs", "execute a pipeline"),
     "runs": ("runs", "list, show, compare and plot runs"),
@@ -57,8 +58,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 
 
-def build(only: str = "") -> argparse.ArgumentParser:
-    """The parser; with `only`, the arguments of that command alone are filled in."""
+def build(only: str = "", verb: str = "") -> argparse.ArgumentParser:
+    """The parser; with `only`, the arguments of that command alone are filled in, and it may leave out other verbs."""
     parser = argparse.ArgumentParser(
         prog="boucle",
         description="From raw data to a model in production and back, with one lineage graph.",
@@ -66,12 +67,12 @@ def build(only: str = "") -> argparse.ArgumentParser:
         "8 extra missing, 130 interrupted. `boucle COMMAND --help` shows the arguments of a command.",
     )
     parser.add_argument("--version", action="store_true", help="print the version")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands", prog="boucle")
     for name, (module, what) in COMMANDS.items():
         if only in ("", name):
             sub = commands.add_parser(name, help=what, description=what[0].upper() + what[1:] + ".")
             loaded = importlib.import_module(f"boucle.faces.cli.{module}")
-            getattr(loaded, f"add_{name}")(sub)
+            getattr(loaded, f"add_{name}")(sub, *([verb] if verb and name == "data" else []))
             for leaf in _leaves(sub):
                 leaf.add_argument("--json", action="store_true", help="print JSON for machines")
                 leaf.add_argument("-C", "--project", metavar="FOLDER", help="the project's folder (default: here)")
@@ -125,7 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from boucle.core.errors import BoucleError, Unavailable
 
     _share_cores()
-    parsed = build(given[0]).parse_args(given)
+    parsed = build(given[0], given[1] if len(given) > 1 else "").parse_args(given)
     try:
         return int(parsed.call(parsed))
     except BoucleError as error:

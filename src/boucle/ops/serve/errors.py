@@ -23,11 +23,21 @@ class WrongMethod(Invalid):
     """A path that exists, asked in a way it does not answer."""
 
 
+class Unacceptable(Invalid):
+    """An answer wanted in a form that there is not."""
+
+
+class Unknown(Refused):
+    """A request that does not say who asks, or not in a way that is believed."""
+
+
 STATUS: dict[type[BoucleError], int] = {
     Malformed: 400,
+    Unknown: 401,
     Refused: 403,
     NotFound: 404,
     WrongMethod: 405,
+    Unacceptable: 406,
     Conflict: 409,
     TooLarge: 413,
     WrongMedia: 415,

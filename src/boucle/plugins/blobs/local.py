@@ -1,4 +1,5 @@
-"""Blobs as read-only files: `root/ab/cdef...`, named by digest, written next door and moved into place."""
+"""Blobs as read-only files: `root/ab/cdef...`, named by digest, written next door and moved into place. Those that came
+together lie in packs: `root/packs`, see `packs`."""
 
 from __future__ import annotations
 
@@ -15,6 +16,7 @@ from typing import Any, BinaryIO, ClassVar, Self
 from blake3 import blake3
 
 from boucle.core.errors import Corrupt, Invalid, NotFound, Unavailable
+from boucle.plugins.blobs.packs import Packs
 
 _CHUNK = 4 << 20  # bytes held in memory while streaming
 _LARGE = 8 << 20  # bytes from which hashing in several threads pays
@@ -33,10 +35,11 @@ class LocalBlobs:
         self.durable = durable
         self._temporary = self.root / "tmp"
         self._count = itertools.count()
+        self._packs = Packs(self.root / "packs", self._temporary, durable)
 
     @classmethod
-    def connect(cls, location: str, root: Path) -> Self:
-        return cls(location or root / "blobs")
+    def connect(cls, location: str, root: Path, *, synchronous: str = "normal") -> Self:
+        return cls(location or root / "blobs", durable=synchronous == "full")
 
     def put(self, data: bytes | Path | Iterable[bytes]) -> str:
         with self._explained():
@@ -52,51 +55,89 @@ class LocalBlobs:
                     return digest if self._holds(digest, size) else self._store(_chunks(file), size)
             return self._store(data, 0)
 
+    def put_many(self, items: Iterable[bytes | bytearray | memoryview]) -> list[str]:
+        with self._explained():
+            return self._packs.add(items, self._lies_apart)
+
     def open(self, digest: str) -> BinaryIO:
+        place = self._place(digest)
         with self._explained(digest):
-            return self._place(digest).open("rb")
+            return self._packs.open(bytes.fromhex(digest)) or place.open("rb")
 
     def get(self, digest: str) -> bytes:
+        place = self._place(digest)
         with self._explained(digest):
-            data = self._place(digest).read_bytes()
+            packed = self._packs.read(bytes.fromhex(digest))
+            data = place.read_bytes() if packed is None else packed
         if _hasher(len(data)).update(data).hexdigest() != digest:
             raise _damaged(digest)
         return data
 
     def has(self, digest: str) -> bool:
+        place = self._place(digest)
         with self._explained():
-            return self._place(digest).is_file()
+            return self._packed(digest) or place.is_file()
 
     def size(self, digest: str) -> int:
+        place = self._place(digest)
         with self._explained(digest):
-            return self._place(digest).stat().st_size
+            found = self._packs.find(bytes.fromhex(digest))
+            return place.stat().st_size if found is None else found[0].lengths[found[1]]
+
+    def stored(self, digest: str) -> float:
+        place = self._place(digest)
+        with self._explained(digest):
+            packed = self._packs.stored(bytes.fromhex(digest))
+            try:
+                return max(place.stat().st_mtime, packed)
+            except FileNotFoundError:
+                if packed:
+                    return packed
+                raise
 
     def path(self, digest: str) -> Path:
+        """What lies in a pack is written as a file of its own first."""
+        place = self._place(digest)
         with self._explained(digest):
-            place = self._place(digest)
+            if not place.exists() and (packed := self._packs.open(bytes.fromhex(digest))) is not None:
+                with packed:
+                    if self._store(_chunks(packed), 0, apart=True) != digest:
+                        raise _damaged(digest)
             place.stat()
             return place
 
     def remove(self, digest: str) -> bool:
         place = self._place(digest)
         with self._explained():
+            packed = self._packs.remove(bytes.fromhex(digest))
             try:
                 place.unlink()
             except FileNotFoundError:
-                return False
+                return packed
             self._sync(place.parent)
             return True
 
     def list(self) -> Iterator[str]:
         with self._explained():
+            packed: set[bytes] = set()
+            for pack in self._packs:
+                for raw, _, _ in pack.live():
+                    if raw not in packed:
+                        packed.add(raw)
+                        yield raw.hex()
             for folder in sorted(self._folders()):
                 for entry in os.scandir(folder):
                     digest = folder.name + entry.name
-                    if _is_digest(digest):
+                    if _is_digest(digest) and bytes.fromhex(digest) not in packed:
                         yield digest
 
     def check(self) -> Iterator[str]:
-        for digest in self.list():
+        try:
+            digests = list(self.list())
+        except Corrupt as error:
+            yield error.what
+            return
+        for digest in digests:
             try:
                 with self.open(digest) as file:
                     found = _hashed(file)
@@ -111,15 +152,16 @@ class LocalBlobs:
             yield f"{path} was left behind by a write that was cut off"
 
     def sweep(self) -> int:
-        """Remove temporary files older than a day; returns how many there were."""
-        swept = 0
+        """Remove temporary files older than a day, write packs again that are mostly removed, join small ones; returns how
+        many files went."""
         with self._explained():
+            swept = self._packs.sweep()
             for path in self._stale():
                 path.unlink(missing_ok=True)
                 swept += 1
         return swept
 
-    def _store(self, chunks: Iterable[bytes], size: int) -> str:
+    def _store(self, chunks: Iterable[bytes], size: int, *, apart: bool = False) -> str:
         self._temporary.mkdir(parents=True, exist_ok=True)
         # The process, thread and count make the name ours alone; O_EXCL proves it.
         written = self._temporary / f"{os.getpid()}-{threading.get_ident()}-{next(self._count)}-{time.time_ns()}"
@@ -133,7 +175,7 @@ class LocalBlobs:
                 os.fchmod(file.fileno(), 0o444)
                 digest = str(hasher.hexdigest())
                 place = self._place(digest)
-                if self._holds(digest, file.tell()):
+                if self._lies_apart(digest, file.tell()) or (not apart and self._packed(digest)):
                     written.unlink()
                     return digest
                 if self.durable:
@@ -156,10 +198,20 @@ class LocalBlobs:
         return self.root / digest[:2] / digest[2:]
 
     def _holds(self, digest: str, size: int) -> bool:
+        return self._lies_apart(digest, size) or self._packed(digest)
+
+    def _lies_apart(self, digest: str, size: int) -> bool:
+        place = self._place(digest)
         try:
-            return self._place(digest).stat().st_size == size  # a file cut short is written again
+            if place.stat().st_size != size:  # a file cut short is written again
+                return False
+            os.utime(place)  # whoever removes what is old sees that somebody came to need it
         except FileNotFoundError:
             return False
+        return True
+
+    def _packed(self, digest: str) -> bool:
+        return self._packs.keep(bytes.fromhex(digest))
 
     def _folders(self) -> Iterator[Path]:
         if self.root.is_dir():
@@ -168,11 +220,11 @@ class LocalBlobs:
                     yield Path(entry.path)
 
     def _stale(self) -> Iterator[Path]:
-        if self._temporary.is_dir():
-            for entry in os.scandir(self._temporary):
-                with contextlib.suppress(FileNotFoundError):
-                    if time.time() - entry.stat().st_mtime > _STALE:
-                        yield Path(entry.path)
+        begun = [Path(e.path) for e in os.scandir(self._temporary)] if self._temporary.is_dir() else []
+        for path in [*begun, *self._packs.orphans()]:
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - path.stat().st_mtime > _STALE:
+                    yield path
 
     def _sync(self, folder: Path) -> None:
         if self.durable:
@@ -191,7 +243,7 @@ class LocalBlobs:
         except OSError as error:
             if digest and isinstance(error, FileNotFoundError):
                 raise NotFound(
-                    f"no blob {digest}", expected="a digest that was stored", fix="boucle check finds what is missing"
+                    f"no blob {digest}", expected="a digest that was stored", fix="boucle doctor finds what is missing"
                 ) from None
             raise self._unavailable(error) from error
 
@@ -213,7 +265,8 @@ def _hasher(size: int) -> Any:
 
 
 def _hashed(file: BinaryIO) -> str:
-    hasher = _hasher(os.fstat(file.fileno()).st_size)
+    hasher = _hasher(file.seek(0, os.SEEK_END))
+    file.seek(0)
     for chunk in _chunks(file):
         hasher.update(chunk)
     return str(hasher.hexdigest())

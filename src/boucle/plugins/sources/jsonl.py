@@ -1,4 +1,4 @@
-"""JSON: one object per line, or an array of objects; plain or compressed.
+"""JSON: one object per line, an array of objects, or a document with a list of objects in it; plain or compressed.
 
 The file is read twice, first for the union of all keys and the type of each over every row, then for the values. A
 line that is not an object is set aside; a key whose values have types that do not go together is an error that names
@@ -7,8 +7,6 @@ both lines.
 
 from __future__ import annotations
 
-import codecs
-import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,35 +19,37 @@ from boucle.core import files, guess
 from boucle.core.errors import Invalid, NotFound
 from boucle.core.frames import BATCH_ROWS, Frame, arrow_type, type_name
 from boucle.core.schema import Column, Schema
+from boucle.plugins.sources.columnar import known
+from boucle.plugins.sources.json_document import DECODER, LONGEST, OPENED, Found, content, record_of, walk, word
 from boucle.ports.source import BadLine, Reading
 
 _BLOCK = 1 << 23  # bytes of text per batch
-_LONGEST = 1 << 26  # bytes of one object
 _SHOWN = 500
-_SPACE = " \t\r\n"
 
 
 class JsonlSource:
     """Files of JSON objects."""
 
     name: ClassVar[str] = "jsonl"
-    suffixes: ClassVar[tuple[str, ...]] = (".jsonl", ".ndjson", ".json")
+    suffixes: ClassVar[tuple[str, ...]] = (".jsonl", ".ndjson", ".json", ".geojson")
     schemes: ClassVar[tuple[str, ...]] = ()
-    options: ClassVar[dict[str, str]] = {"types": "column -> type, for text that stands for times or numbers"}
+    options: ClassVar[dict[str, str]] = {
+        "record": "the path of the list whose objects are the rows, such as features or data.items, or . for the whole; "
+        "found by itself where there is one",
+        "types": "column -> type, for text that stands for times or numbers",
+        "largest": "how many bytes a compressed file may unpack to; without it 1 GiB or 200 times its size",
+    }
 
     def read(self, url: str, options: Mapping[str, Any]) -> Reading:
         """The objects of a file as rows. Raises `NotFound`, or `Invalid` for a file that is empty, is not text, is
         cut off, or has a key with values of types that do not go together (integers and floats do)."""
-        unknown = [o for o in options if o not in self.options]
-        if unknown:
-            raise Invalid(
-                f"the jsonl source has no option {unknown[0]!r}", expected=f"one of {', '.join(self.options)}"
-            )
+        known(options, self)
+        largest = files.largest(options)
         path = files.locate(url)
         bad: list[BadLine] = []
         keys: dict[str, _Kind] = {}
-        rows, array = 0, _is_array(path)
-        for line, row, _ in _rows(path, array, bad):
+        rows, record = 0, record_of(path, options.get("record"), largest)
+        for line, row, _ in _rows(path, record, bad, largest):
             rows += 1
             for key, value in row.items():
                 kind = keys.get(key)
@@ -67,7 +67,10 @@ class JsonlSource:
             raise Invalid(f"{path}: the objects have no keys", expected='objects such as {"a": 1}')
         plans = _plans(keys, options.get("types") or {}, rows)
         schema = Schema(tuple(plan.column for plan in plans))
-        reading = Reading(Frame(schema, lambda _: iter(())), {"layout": "array" if array else "lines"})
+        layout = "lines" if record is None else "document" if record else "array"
+        reading = Reading(Frame(schema, lambda _: iter(())), {"layout": layout})
+        if record:
+            reading.found["record"] = record
         if kind_of_file := files.compression(path):
             reading.found["compression"] = kind_of_file
         if bad:
@@ -76,7 +79,7 @@ class JsonlSource:
         def opener(columns: Sequence[str] | None) -> Iterator[pa.RecordBatch]:
             reading.bad.clear()
             chosen = plans if columns is None else [next(p for p in plans if p.column.name == c) for c in columns]
-            return _batches(path, array, chosen, reading.bad)
+            return _batches(path, record, chosen, reading.bad, largest)
 
         reading.frame = Frame(schema, opener, rows)
         return reading
@@ -85,46 +88,19 @@ class JsonlSource:
 # --- objects --------------------------------------------------------------------------------------------------------
 
 
-def _is_array(path: Path) -> bool:
-    head = next(files.chunks(path, 65_536), b"")
-    files.check_text(path, head)
-    text = head.decode("utf-16", "replace") if _utf16(head) else head.decode(errors="replace")
-    if not text.strip("\ufeff" + _SPACE + "\0"):
-        raise Invalid(f"{path} holds nothing but white space", expected="JSON objects")
-    return text.lstrip("\ufeff" + _SPACE).startswith("[")
+def _rows(
+    path: Path, record: str | None, bad: list[BadLine], largest: int
+) -> Iterator[tuple[int, dict[str, Any], int]]:
+    """Line number, object and bytes of each object: one per line, or of the list at `record` in a document."""
+    return _of_lines(path, bad, largest) if record is None else _of_document(path, record, bad, largest)
 
 
-def _utf16(head: bytes) -> bool:
-    return head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-
-
-def _content(path: Path) -> Iterator[bytes]:
-    """The content as UTF-8 without a mark."""
-    pieces = files.chunks(path)
-    first = next(pieces, b"")
-    if _utf16(first):
-        decoder = codecs.getincrementaldecoder("utf-16")("strict")
-        try:
-            for piece in itertools.chain([first], pieces):
-                yield decoder.decode(piece).encode()
-        except UnicodeError as error:
-            raise Invalid(f"{path} is not UTF-16: {error}", expected="text in UTF-8 or UTF-16") from error
-        return
-    yield first.removeprefix(codecs.BOM_UTF8)
-    yield from pieces
-
-
-def _rows(path: Path, array: bool, bad: list[BadLine]) -> Iterator[tuple[int, dict[str, Any], int]]:
-    """Line number, object and bytes of each object."""
-    return _of_array(path, bad) if array else _of_lines(path, bad)
-
-
-def _of_lines(path: Path, bad: list[BadLine]) -> Iterator[tuple[int, dict[str, Any], int]]:
-    for number, raw in enumerate(_lines(path), 1):
+def _of_lines(path: Path, bad: list[BadLine], largest: int) -> Iterator[tuple[int, dict[str, Any], int]]:
+    for number, raw in enumerate(_lines(path, largest), 1):
         if not raw.strip():
             continue
         try:
-            row, why = _DECODER.decode(raw.decode().strip()), ""
+            row, why = DECODER.decode(raw.decode().strip()), ""
         except UnicodeDecodeError as error:
             row, why = None, f"broken UTF-8: byte 0x{raw[error.start]:02x}"
         except RecursionError:
@@ -132,103 +108,62 @@ def _of_lines(path: Path, bad: list[BadLine]) -> Iterator[tuple[int, dict[str, A
         except ValueError as error:
             row, why = None, f"not JSON: {error}"
         if not why and not isinstance(row, dict):
-            why = f"a JSON {_word(row)}, not an object"
+            why = f"a JSON {word(row)}, not an object"
         if why:
-            bad.append(BadLine(number, raw.decode(errors="backslashreplace").rstrip()[:_SHOWN], why))
+            bad.append(BadLine(number, raw[: 4 * _SHOWN].decode(errors="backslashreplace").rstrip()[:_SHOWN], why))
         else:
             yield number, row, len(raw)
 
 
-def _lines(path: Path) -> Iterator[bytes]:
-    held = b""
-    for piece in _content(path):
-        *whole, held = (held + piece).split(b"\n") if b"\n" in piece else (held + piece,)
-        if len(held) > _LONGEST:
-            raise Invalid(f"{path} has a line of more than {_LONGEST} bytes", expected="one object per line")
-        yield from whole
-    if held:
-        yield held
+def _lines(path: Path, largest: int) -> Iterator[bytes]:
+    held: list[bytes] = []
+    have = 0
+    for piece in content(path, largest):
+        first, *others = piece.split(b"\n")
+        held.append(first)
+        have += len(first)
+        if have > LONGEST:
+            raise Invalid(f"{path} has a line of more than {LONGEST} bytes", expected="one object per line")
+        if others:
+            yield b"".join(held)
+            yield from others[:-1]
+            held, have = [others[-1]], len(others[-1])
+    if have:
+        yield b"".join(held)
 
 
-def _of_array(path: Path, bad: list[BadLine]) -> Iterator[tuple[int, dict[str, Any], int]]:
-    decoder = codecs.getincrementaldecoder("utf-8")("strict")
-    text, at, line = "", 0, 1
-    pieces = _content(path)
-    more = True
-
-    def wrong(what: str) -> Invalid:
-        return Invalid(
-            f"{path}, line {line}: {what}", expected="an array of objects", fix="or write one object per line"
-        )
-
-    opened = closed = False
-    while True:
-        while at < len(text) and text[at] in _SPACE:
-            line += text[at] == "\n"
-            at += 1
-        if at < len(text) and not opened:
-            opened, at = True, at + 1
+def _of_document(
+    path: Path, record: str, bad: list[BadLine], largest: int
+) -> Iterator[tuple[int, dict[str, Any], int]]:
+    seen = False
+    for found in walk(path, record, largest):
+        seen = True
+        if found.value is OPENED:
             continue
-        if at < len(text) and closed:
-            raise wrong("there is something after the end of the array")
-        if at < len(text) and text[at] == "]":
-            closed, at = True, at + 1
-            continue
-        if at < len(text):
-            try:
-                value, end = _DECODER.raw_decode(text, at)
-                # A number or word at the end of what was read may go on.
-                follows = end
-                while follows < len(text) and text[follows] in _SPACE:
-                    follows += 1
-                if follows < len(text) or not more:
-                    if follows >= len(text):
-                        raise wrong("the array is cut off")
-                    if text[follows] not in ",]":
-                        raise wrong("a value is not followed by ',' or ']'")
-                    if isinstance(value, dict):
-                        yield line, value, end - at
-                    else:
-                        bad.append(
-                            BadLine(line, text[at : min(end, at + _SHOWN)], f"a JSON {_word(value)}, not an object")
-                        )
-                    line += text.count("\n", at, follows)
-                    at = follows + (text[follows] == ",")
-                    continue
-            except ValueError as error:
-                if isinstance(error, Invalid):
-                    raise
-                if not more or len(text) - at > _LONGEST:
-                    raise wrong(f"not JSON: {error}") from error
-            except RecursionError as error:
-                raise wrong("nested too deeply") from error
-        if not more:
-            if closed:
-                return
-            raise wrong("the array is cut off")
-        piece = next(pieces, None)
-        more = piece is not None
-        try:
-            text, at = text[at:] + decoder.decode(piece or b"", final=not more), 0
-        except UnicodeDecodeError as error:
-            raise wrong(f"broken UTF-8: {error.reason}") from error
+        if not isinstance(found.value, dict):
+            said = json.dumps(found.value)[:_SHOWN]
+            bad.append(BadLine(found.line, said, f"a JSON {word(found.value)}, not an object"))
+        else:
+            yield found.line, _feature(path, found), found.size
+    if not seen:
+        raise NotFound(f"{path} has no list at {record!r}", expected="the path of one, such as data.items")
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    row = dict(pairs)
-    if len(row) < len(pairs):
-        twice = next(k for i, (k, _) in enumerate(pairs) if k in [p[0] for p in pairs[:i]])
-        raise ValueError(f"key {twice!r} occurs twice")
-    return row
-
-
-_DECODER = json.JSONDecoder(object_pairs_hook=_object)
-
-
-def _word(value: Any) -> str:
-    return {dict: "object", list: "array", str: "string", bool: "boolean", type(None): "null"}.get(
-        type(value), "number"
-    )
+def _feature(path: Path, found: Found) -> dict[str, Any]:
+    """A feature of GeoJSON (RFC 7946) as its properties and its geometry, which is GeoJSON text; any other object as it is."""
+    row: dict[str, Any] = found.value
+    properties = row.get("properties")
+    if row.get("type") != "Feature" or "geometry" not in row or not isinstance(properties, dict | None):
+        return row
+    shape = row["geometry"]
+    own = {"geometry": None if shape is None else json.dumps(shape, separators=(",", ":"), ensure_ascii=False)}
+    if "id" in row:
+        own["id"] = row["id"]
+    properties = properties or {}
+    twice = [k for k in own if k in properties and k != "id"]
+    if twice:
+        raise Invalid(f"{path}, line {found.line}: a feature has a property {twice[0]!r}", expected="another name")
+    return {**own, **properties} if "id" in properties else {**properties, **own}
 
 
 # --- types ----------------------------------------------------------------------------------------------------------
@@ -319,10 +254,12 @@ def _plans(keys: Mapping[str, _Kind], types: Mapping[str, str], rows: int) -> li
     return plans
 
 
-def _batches(path: Path, array: bool, plans: list[_Plan], bad: list[BadLine]) -> Iterator[pa.RecordBatch]:
+def _batches(
+    path: Path, record: str | None, plans: list[_Plan], bad: list[BadLine], largest: int
+) -> Iterator[pa.RecordBatch]:
     held: list[dict[str, Any]] = []
     size = 0
-    for _, row, length in _rows(path, array, bad):
+    for _, row, length in _rows(path, record, bad, largest):
         held.append(row)
         size += length
         if len(held) == BATCH_ROWS or size > _BLOCK:

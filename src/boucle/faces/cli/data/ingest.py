@@ -12,8 +12,10 @@ from boucle.faces.cli.here import opened
 
 
 def add(verbs: Any) -> None:
-    ingesting = verbs.add_parser("ingest", help="make a file the next version of a dataset")
-    ingesting.add_argument("source", help="a file, a URL, or the name of an entry [sources.NAME] of boucle.toml")
+    ingesting = verbs.add_parser("ingest", help="make files the next version of a dataset")
+    ingesting.add_argument(
+        "source", help="a file, folder, glob, archive or URL, or the name of an entry [sources.NAME] of boucle.toml"
+    )
     ingesting.add_argument("--name", required=True, help="of the dataset")
     ingesting.add_argument(
         "--option", action="append", default=[], metavar="NAME=VALUE", help="for the source, such as delimiter=;"
@@ -39,7 +41,7 @@ def add(verbs: Any) -> None:
     ingesting.add_argument("--strict", action="store_true", help="fail on a bad line instead of setting it aside")
     ingesting.add_argument("--dry-run", action="store_true", help="read it and say what was found, store nothing")
     ingesting.set_defaults(call=ingest)
-    sources = verbs.add_parser("sources", help="the formats that can be read")
+    sources = verbs.add_parser("sources", help="the formats and systems that can be read")
     sources.set_defaults(call=list_sources)
 
 
@@ -71,9 +73,11 @@ def ingest(args: argparse.Namespace) -> int:
             ws, args.source, args.name, mode=args.mode, key=[c for c in args.key.split(",") if c], cursor=args.cursor,
             full=args.full, options=options, description=args.description, tags=pairs(args.tag, "--tag"),
             owner=args.owner, licence=args.licence, evolve=args.evolve, on_bad="fail" if args.strict else "set_aside",
-            progress=count,
+            progress=count.rows, said=count.say,
         )  # fmt: skip
-    bad = [{"line": b.number, "why": b.why, "text": b.text[:80]} for b in taken.bad]
+    bad = [
+        {**({"file": b.file} if b.file else {}), "line": b.number, "why": b.why, "text": b.text[:80]} for b in taken.bad
+    ]
     if args.json:
         out.as_json(
             {
@@ -102,7 +106,8 @@ def ingest(args: argparse.Namespace) -> int:
 def _dry(args: argparse.Namespace, options: dict[str, Any]) -> int:
     from boucle.data.ingest import preview
 
-    seen = preview(opened(args), args.source, options)
+    with _counter(args.json) as count:
+        seen = preview(opened(args), args.source, options, said=count.say)
     if args.json:
         out.as_json(seen)
         return 0
@@ -114,7 +119,7 @@ def _dry(args: argparse.Namespace, options: dict[str, Any]) -> int:
 
 
 class _counter:  # noqa: N801  a context manager read as a word
-    """Shows the rows read so far, on a terminal."""
+    """Shows what is done, and the rows read so far, on a terminal."""
 
     def __init__(self, quiet: bool) -> None:
         import sys
@@ -125,11 +130,14 @@ class _counter:  # noqa: N801  a context manager read as a word
         self._status = out.console().status("reading") if self._shown else None
         if self._status is not None:
             self._status.start()
-        return self._count
+        return self
 
-    def _count(self, rows: int) -> None:
+    def rows(self, rows: int) -> None:
+        self.say(f"{rows:,} rows")
+
+    def say(self, text: str) -> None:
         if self._status is not None:
-            self._status.update(f"{rows:,} rows")
+            self._status.update(text)
 
     def __exit__(self, *exc: object) -> None:
         if self._status is not None:
@@ -137,12 +145,29 @@ class _counter:  # noqa: N801  a context manager read as a word
 
 
 def list_sources(args: argparse.Namespace) -> int:
-    """The source plugins that are installed."""
+    """What can be read: files by their ending, systems by the scheme of their URL; and what is configured."""
+    from boucle.core.errors import MissingExtra, NotFound
     from boucle.ports import lookup
+    from boucle.settings import FILE, part
 
-    rows = [{"source": n, "endings": " ".join(lookup.lookup("source", n).suffixes)} for n in lookup.names("source")]
+    rows = []
+    for name in lookup.names("source"):
+        try:
+            plugin = lookup.lookup("source", name)
+        except MissingExtra as error:
+            rows.append({"source": name, "reads": "", "writes": "", "needs": error.fix})
+            continue
+        reads = " ".join([*plugin.suffixes, *(f"{scheme}://" for scheme in plugin.schemes)])
+        rows.append({"source": name, "reads": reads, "writes": "yes" if hasattr(plugin, "write") else "", "needs": ""})
+    try:
+        ws = opened(args)
+        named = part(ws.settings.table, "sources", ws.project / FILE)
+    except NotFound:
+        named = {}
     if args.json:
-        out.as_json(rows)
-    else:
-        out.table(rows)
+        out.as_json({"sources": rows, "named": sorted(named)})
+        return 0
+    out.table(rows if any(r["needs"] for r in rows) else [{k: v for k, v in r.items() if k != "needs"} for r in rows])
+    if named:
+        out.line(f"named in boucle.toml: {', '.join(sorted(named))}")
     return 0

@@ -22,9 +22,18 @@ def add(verbs: Any) -> None:
         help='such as between:{"column": "age", "low": 0}; without one, those its statistics suggest',
     )
     validating.set_defaults(call=validate)
-    exporting = verbs.add_parser("export", help="write a version to a file")
+    exporting = verbs.add_parser("export", help="write a version, or some of its rows, to a file")
     exporting.add_argument("ref", help="name@version")
-    exporting.add_argument("file", help="that ends in .csv, .parquet, .jsonl or .arrow")
+    exporting.add_argument(
+        "file",
+        help="that ends in .csv, .tsv, .jsonl (these three also with .gz, .bz2, .xz or .zst behind), .parquet, .arrow, .feather, "
+        ".orc or .avro",
+    )
+    exporting.add_argument(
+        "--where", metavar="FILTER", help="only rows that match, such as: amount > 10 and city = 'Lyon'"
+    )
+    exporting.add_argument("--columns", metavar="A,B", help="only these columns, in this order")
+    exporting.add_argument("--limit", type=int, metavar="N", help="at most so many rows")
     exporting.set_defaults(call=export)
 
 
@@ -55,7 +64,8 @@ def export(args: argparse.Namespace) -> int:
     """To a file, by its ending; all or nothing."""
     from boucle.data.export import export as write
 
-    rows = write(opened(args), args.ref, Path(args.file))
+    columns = None if args.columns is None else [c.strip() for c in args.columns.split(",")]
+    rows = write(opened(args), args.ref, Path(args.file), where=args.where, columns=columns, limit=args.limit)
     if args.json:
         out.as_json({"file": args.file, "rows": rows})
     else:

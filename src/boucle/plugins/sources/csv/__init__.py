@@ -7,14 +7,15 @@ block in which something is wrong is walked line by line, so that the wrong line
 
 from __future__ import annotations
 
-import codecs
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+import itertools
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.csv as arrow_csv
 
@@ -22,10 +23,16 @@ from boucle.core import files, guess
 from boucle.core.errors import Invalid, NotFound
 from boucle.core.frames import Frame, arrow_type
 from boucle.core.schema import FLOATS, INTEGERS, Column, Schema
-from boucle.plugins.sources.csv.text import LONGEST, Text, cut, decoded, is_utf8, sift, text_of
+from boucle.plugins.sources.columnar import known
+from boucle.plugins.sources.csv.text import Text, cut, is_table, sift, text_of
+from boucle.plugins.sources.encoding import LONGEST, Weight, decoded, encoded_as, is_utf8, too_long
+from boucle.plugins.sources.text import TextSource
 from boucle.ports.source import BadLine, Reading
 
 _BLOCK = 1 << 23
+_MOST_BAD = 100_000  # lines set aside, when there are no more good ones; ten times as many in any case
+_OF_TEXT = {"encoding", "largest"}  # options that say nothing about a table
+_WORKERS = min(4, os.cpu_count() or 1)
 
 
 class CsvSource:
@@ -42,6 +49,7 @@ class CsvSource:
         "names": "names of the columns, in place of the header or for want of one",
         "nulls": "the words that mean a missing value, in place of the usual ones; an empty field always does",
         "types": "column -> type, for columns whose type is not to be guessed",
+        "largest": "how many bytes a compressed file may unpack to; without it 1 GiB or 200 times its size",
     }
 
     def read(self, url: str, options: Mapping[str, Any]) -> Reading:
@@ -51,6 +59,12 @@ class CsvSource:
         """
         path = files.locate(url)
         text = text_of(path, _checked(options))
+        if files.ending(path.name) == ".txt" and set(options) <= _OF_TEXT and not is_table(path, text):
+            lines = TextSource().read(url, options)
+            lines.found["note"] = (
+                "no delimited table, so that each line is a row; give delimiter to have it read as one"
+            )
+            return lines
         survey = _survey(path, text, options)
         if survey.rather:
             text = text_of(path, {**options, "encoding": survey.rather})
@@ -76,93 +90,153 @@ class _Survey:
 
 
 def _checked(options: Mapping[str, Any]) -> Mapping[str, Any]:
-    unknown = [o for o in options if o not in CsvSource.options]
-    if unknown:
-        raise Invalid(f"the csv source has no option {unknown[0]!r}", expected=f"one of {', '.join(CsvSource.options)}")
+    known(options, CsvSource)
     for option in ("delimiter", "quote"):
         value = options.get(option)
         good = isinstance(value, str) and (len(value.encode()) == 1 or (value == "" and option == "quote"))
         if value is not None and not good:
             raise Invalid(f"option {option}={value!r}", expected="one ASCII character")
-    if options.get("encoding"):
-        try:
-            codecs.lookup(options["encoding"])
-        except LookupError:
-            raise Invalid(f"no encoding named {options['encoding']!r}", expected="such as utf-8 or cp1252") from None
+    encoded_as(options.get("encoding"))
     return options
 
 
-# --- bytes to UTF-8 -------------------------------------------------------------------------------------------------
+# --- blocks ---------------------------------------------------------------------------------------------------------
 
 
-def _blocks(path: Path, text: Text) -> Iterator[tuple[pa.Table, list[BadLine], bytes]]:
-    """Blocks of rows with every column as text, the lines set aside in each, and the raw bytes."""
-    parse = _Parser(text)
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """Text that ends where a record ends, and the number of its first line. Where only a walk through it could tell that,
+    also what of it is good, and the lines that are not."""
+
+    data: bytes
+    line: int
+    good: bytes | None = None
+    bad: list[BadLine] = field(default_factory=list)
+
+
+def _cuts(path: Path, text: Text) -> Iterator[_Block]:
+    """The text in blocks."""
     size = max(_BLOCK, min(LONGEST // 2, len(text.names) * 4096))
-    line, skip, held = text.line, text.skip, bytearray()
-    pieces = decoded(path, text.encoding, text.newline)
+    line, skip, parts, have = text.line, text.skip, [], 0
+    pieces = decoded(path, text.encoding, text.newline, text.largest)
     final = False
     while not final:
         piece = next(pieces, None)
         final = piece is None
         if piece is not None:
-            held += piece
-            if skip:
-                dropped = min(skip, len(held))
-                del held[:dropped]
-                skip -= dropped
-            if len(held) < size:
+            dropped = min(skip, len(piece))
+            skip -= dropped
+            parts.append(piece[dropped:] if dropped else piece)
+            have += len(parts[-1])
+            if have < size:
                 continue
-        data = bytes(held)
+        data = b"".join(parts)
         end = cut(data, text, final=final)
-        table: pa.Table | None = None
-        bad: list[BadLine] = []
-        if end > 0:
-            table = parse(data[:end])
-        if table is None and end:
-            clean, end, bad = sift(data if end < 0 else data[:end], text, line, final=final or end > 0)
-            table = parse(clean, strict=True)
-        if not end and len(data) < LONGEST:
-            continue
-        used = data[:end]
-        del held[:end]
-        if table is not None and (table.num_rows or bad):
-            yield table, bad, used
-        line += used.count(b"\n")
+        block = _Block(data[:end], line) if end > 0 else None
+        if end < 0 or (not end and have >= LONGEST):
+            good, end, bad = sift(data, text, line, final=final)
+            block = _Block(data[:end], line, good, bad)
+            if not end and have >= LONGEST:
+                raise too_long(path, line)
+        if block is not None and block.data:
+            yield block
+        line += data.count(b"\n", 0, end)
+        parts = [data[end:]]
+        have = len(data) - end
+
+
+T = TypeVar("T")
+
+
+def _each(path: Path, text: Text, work: Callable[[_Block], T]) -> Iterator[T]:
+    """What `work` makes of each block, in their order; Arrow does most of it, so that several can be at work."""
+    blocks = _cuts(path, text)
+    first, second = next(blocks, None), next(blocks, None)
+    if second is None:
+        if first is not None:
+            yield work(first)
+        return
+    with ThreadPoolExecutor(_WORKERS) as pool:
+        pending: deque[Future[T]] = deque()
+        try:
+            for block in itertools.chain([first, second], blocks):
+                assert block is not None
+                pending.append(pool.submit(work, block))
+                if len(pending) > _WORKERS:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            for future in pending:
+                future.cancel()
 
 
 class _Parser:
-    """Arrow's parser for one dialect, giving text; None for a block with something wrong in it."""
+    """Arrow's parser for one dialect. Every column is text, but those of `types`."""
 
-    def __init__(self, text: Text) -> None:
-        self.text_of = text
-        self._convert = arrow_csv.ConvertOptions(
-            column_types=dict.fromkeys(text.names, pa.string()), strings_can_be_null=False, check_utf8=False
+    def __init__(
+        self, text: Text, columns: Sequence[str] | None = None, types: Mapping[str, pa.DataType] | None = None
+    ) -> None:
+        self.text, self._types = text, dict(types or {})
+        self.columns = list(text.names if columns is None else columns)
+        self._as_text = arrow_csv.ConvertOptions(
+            column_types=dict.fromkeys(self.columns, pa.string()),
+            strings_can_be_null=False,
+            check_utf8=False,
+            include_columns=self.columns,
+        )
+        self._typed = arrow_csv.ConvertOptions(
+            column_types={**dict.fromkeys(self.columns, pa.string()), **self._types},
+            strings_can_be_null=False,
+            null_values=[""],
+            true_values=guess.TRUE,
+            false_values=guess.FALSE,
+            check_utf8=False,
+            include_columns=self.columns,
         )
 
-    def __call__(self, data: bytes, *, strict: bool = False) -> pa.Table | None:
-        text = self.text_of
-        if not data.strip(b"\r\n"):
-            return pa.table({n: pa.array([], pa.string()) for n in text.names})
+    def __call__(self, block: _Block) -> tuple[pa.Table, list[BadLine]]:
+        """The rows of a block, and the lines that are none. Where a value does not have the type wanted, all of its
+        block is text."""
+        if block.good is not None:
+            return self._strict(block.good), block.bad
+        table = self._table(block.data, self._typed) if self._types else None
+        table = self._table(block.data, self._as_text) if table is None else table
+        if table is not None:
+            return table, []
+        good, _, bad = sift(block.data, self.text, block.line, final=True)
+        return self._strict(good), bad
+
+    def _strict(self, data: bytes) -> pa.Table:
+        table = self._table(data, self._as_text, strict=True)
+        assert table is not None
+        return table
+
+    def _table(self, data: bytes, convert: Any, *, strict: bool = False) -> pa.Table | None:
+        text = self.text
+        if data[:1] in (b"", b"\r", b"\n") and not data.strip(b"\r\n"):
+            return pa.table({n: pa.array([], pa.string()) for n in self.columns})
         if b"\0" in data or not is_utf8(data):
             return None
         wrong = []
 
         def skip(row: arrow_csv.InvalidRow) -> str:
             wrong.append(row)
-            return "skip"
+            return "skip" if strict else "error"
 
         try:
             table = arrow_csv.read_csv(
                 pa.BufferReader(data),
-                read_options=arrow_csv.ReadOptions(column_names=text.names, block_size=len(data) + 64),
+                read_options=arrow_csv.ReadOptions(
+                    column_names=text.names, block_size=len(data) + 64, use_threads=False
+                ),
                 parse_options=arrow_csv.ParseOptions(
                     delimiter=text.delimiter,
                     quote_char=text.quote or False,
                     newlines_in_values=bool(text.quote),
                     invalid_row_handler=skip,
                 ),
-                convert_options=self._convert,
+                convert_options=convert,
             )
         except pa.ArrowInvalid as error:
             if strict:
@@ -171,35 +245,67 @@ class _Parser:
         return None if wrong and not strict else table
 
 
+# --- the first pass -------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What was found in one block."""
+
+    rows: int
+    bad: int
+    guesses: list[guess.Guess]
+    weight: Weight | None
+
+
 def _survey(path: Path, text: Text, options: Mapping[str, Any]) -> _Survey:
     """The first pass: types, rows, and what kind of text it is."""
     nulls = options.get("nulls")
     words = guess.USUAL if nulls is None else pa.array([str(n) for n in nulls], pa.string())
     fixed = _fixed(text.names, options.get("types") or {})
     guesses = [guess.Guess(_GUESSED.get(fixed[n], ()), n in fixed) if n in fixed else guess.Guess() for n in text.names]
-    rows = wrong = 0
-    weight = _Weight()
-    for table, bad, data in _blocks(path, text):
-        rows += table.num_rows
-        wrong += len(bad)
+    parse = _Parser(text)
+
+    def look(block: _Block) -> _Seen:
+        table, bad = parse(block)
+        weight = None
         if not text.settled:
-            weight.add(data)
-        for name, column, seen in zip(text.names, table.columns, guesses, strict=True):
+            weight = Weight()
+            weight.add(block.data)
+        found = [guess.Guess(g.alive, g.seen) for g in guesses]
+        for name, column, seen in zip(text.names, table.columns, found, strict=True):
             for chunk in column.chunks:
                 seen.look(chunk, words, own=nulls is not None)
                 if name in fixed and fixed[name] != "string" and not seen.alive:
                     plan = guess.Plan(name, fixed[name], False, tuple(words.to_pylist()))
                     plan.apply(chunk)  # says which value it is
+        return _Seen(table.num_rows, len(bad), found, weight)
+
+    rows = wrong = 0
+    weight = Weight()
+    for part in _each(path, text, look):
+        rows += part.rows
+        wrong += part.bad
+        if part.weight is not None:
+            weight.merge(part.weight)
+        for seen, more in zip(guesses, part.guesses, strict=True):
+            seen.merge(more)
+        if wrong > _MOST_BAD and (wrong > rows or wrong > 10 * _MOST_BAD) and not weight.rather():
+            raise _not_alike(path, text, f"{wrong} of its first {wrong + rows} lines cannot")
     rather = weight.rather()
     if rows == 0 and wrong and not rather:
-        raise Invalid(
-            f"{path}: none of its {wrong} lines could be read as {len(text.names)} fields between {text.delimiter!r}",
-            expected="lines like the first",
-            fix="give the option delimiter, quote or encoding",
-        )
+        raise _not_alike(path, text, f"none of its {wrong} lines could")
     decided = guess.plans(text.names, guesses, None if nulls is None else [str(n) for n in nulls])
     decided = [replace(p, type=fixed[p.name]) if p.name in fixed else p for p in decided]
     return _Survey(decided, rows, wrong, rather, guess.report(text.names, guesses, decided))
+
+
+def _not_alike(path: Path, text: Text, which: str) -> Invalid:
+    return Invalid(
+        f"{path}: {which} be read as {len(text.names)} fields between {text.delimiter!r}",
+        expected="lines like the first",
+        fix="give the option delimiter, quote or encoding",
+    )
 
 
 # The types that are looked for where the user gave one; the values are then cast to exactly it.
@@ -219,52 +325,42 @@ def _fixed(names: Sequence[str], types: Mapping[str, str]) -> dict[str, str]:
     return dict(types)
 
 
-# Windows-1252 characters that western texts are made of. The others are far more often a sign of broken bytes.
-_WESTERN = frozenset(
-    "àâäáãåæçèéêëìíîïñòóôöõøùúûüœšžÀÂÄÁÅÆÇÈÉÊËÍÎÑÓÔÖØÙÚÛÜŒŠŽß€£§©®°²³µ·«»¡¿½¼¾ºª“”—…•\xa0\u2018\u2019\u2013"
-)
-_UNDEFINED = re.compile("[\udc81\udc8d\udc8f\udc90\udc9d]")
+# --- the second pass ------------------------------------------------------------------------------------------------
 
-
-class _Weight:
-    """Weighs whether bytes that are not UTF-8 are damage in a UTF-8 file or letters of a Windows-1252 file."""
-
-    def __init__(self) -> None:
-        self.sound = self.broken = self.western = 0
-        self.latin = False
-
-    def add(self, data: bytes) -> None:
-        if data.isascii():
-            return
-        raw = np.frombuffer(data, np.uint8)
-        self.sound += int(np.count_nonzero((raw >= 0xC2) & (raw <= 0xF4)))
-        if is_utf8(data):
-            return
-        strays = re.findall("[\udc80-\udcff]", data.decode(errors="surrogateescape"))
-        self.sound -= sum(0xC2 <= ord(s) - 0xDC00 <= 0xF4 for s in strays)
-        self.broken += len(strays)
-        self.latin = self.latin or any(_UNDEFINED.match(s) for s in strays)
-        as_western = "".join(strays).encode(errors="surrogateescape").decode("cp1252", "replace")
-        self.western += sum(c in _WESTERN for c in as_western)
-
-    def rather(self) -> str:
-        """The encoding it more likely is, or ''. A Windows-1252 text hardly ever looks like UTF-8 by accident."""
-        if self.broken and self.sound * 10 < self.broken and self.western * 2 > self.broken:
-            return "latin-1" if self.latin else "cp1252"
-        return ""
+# Types that Arrow's parser reads as we do.
+_DIRECT = {"bool", "date", "timestamp", "float32", "float64", *INTEGERS}
 
 
 def _batches(
     path: Path, text: Text, plans: list[guess.Plan], columns: Sequence[str] | None, bad: list[BadLine]
 ) -> Iterator[pa.RecordBatch]:
-    """The second pass: the values."""
+    """The values."""
     chosen = plans if columns is None else [next(p for p in plans if p.name == c) for c in columns]
     types = [arrow_type(p.type) for p in chosen]
-    for table, wrong, _ in _blocks(path, text):
+    direct = {
+        p.name: pa.timestamp("us", "UTC") if p.zoned else t
+        for p, t in zip(chosen, types, strict=True)
+        if p.type in _DIRECT and not p.missing
+    }
+    parse = _Parser(text, [p.name for p in chosen], direct)
+
+    def values(block: _Block) -> tuple[list[pa.RecordBatch], list[BadLine]]:
+        table, wrong = parse(block)
+        out = []
+        for batch in table.to_batches():
+            arrays = [_values(p, c, t) for p, c, t in zip(chosen, batch.columns, types, strict=True)]
+            out.append(pa.RecordBatch.from_arrays(arrays, names=[p.name for p in chosen]))
+        return out, wrong
+
+    for batches, wrong in _each(path, text, values):
         bad += wrong
-        for batch in table.select([p.name for p in chosen]).to_batches():
-            arrays = [p.apply(c).cast(t) for p, c, t in zip(chosen, batch.columns, types, strict=True)]
-            yield pa.RecordBatch.from_arrays(arrays, names=[p.name for p in chosen])
+        yield from batches
+
+
+def _values(plan: guess.Plan, column: pa.Array, kind: pa.DataType) -> pa.Array:
+    if pa.types.is_string(column.type):
+        return plan.apply(column).cast(kind)
+    return guess.without_nan(column) if pa.types.is_floating(kind) else column.cast(kind)
 
 
 def _found(path: Path, text: Text, survey: _Survey) -> dict[str, Any]:

@@ -18,10 +18,10 @@ import numpy as np
 
 from boucle.core import files
 from boucle.core.errors import Invalid
+from boucle.plugins.sources.encoding import LONGEST, decoded, encoded_as, marked, too_long
 from boucle.ports.source import BadLine
 
 _SAMPLE = 1 << 20
-LONGEST = 1 << 26  # bytes of one record
 _DELIMITERS = (",", ";", "\t", "|")
 _SHOWN = 500  # characters of a bad line that are kept
 
@@ -40,38 +40,7 @@ class Text:
     generated: tuple[str, ...]
     skip: int  # bytes of UTF-8 before the first row
     line: int  # number of the first row's line
-
-
-def decoded(path: Path, encoding: str, newline: str) -> Iterator[bytes]:
-    """The content as UTF-8. Broken UTF-8 comes through as it is; in another encoding it is an error."""
-    pieces = files.chunks(path)
-    if codecs.lookup(encoding).name in ("utf-8", "utf-8-sig"):
-        first = next(pieces, b"").removeprefix(codecs.BOM_UTF8)
-        pieces = _before(first, pieces)
-    else:
-        pieces = _transcoded(path, encoding, pieces)
-    return (p.replace(b"\r", b"\n") for p in pieces) if newline == "\r" else pieces
-
-
-def _before(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
-    yield first
-    yield from rest
-
-
-def _transcoded(path: Path, encoding: str, pieces: Iterator[bytes]) -> Iterator[bytes]:
-    decoder = codecs.getincrementaldecoder(encoding)()
-    done = 0
-    try:
-        for piece in pieces:
-            yield decoder.decode(piece).encode()
-            done += len(piece)
-        yield decoder.decode(b"", final=True).encode()
-    except UnicodeError as error:
-        raise Invalid(
-            f"{path} is not {encoding} after byte {done}: {error}",
-            expected=f"text in {encoding}",
-            fix="give its encoding",
-        ) from error
+    largest: int = 0  # bytes that a compressed file may unpack to
 
 
 # --- dialect --------------------------------------------------------------------------------------------------------
@@ -79,18 +48,15 @@ def _transcoded(path: Path, encoding: str, pieces: Iterator[bytes]) -> Iterator[
 
 def text_of(path: Path, options: Mapping[str, Any]) -> Text:
     """Find out encoding, dialect and header from the beginning of the file."""
-    head = b""
-    for piece in files.chunks(path, _SAMPLE):
-        head += piece
-        if len(head) >= _SAMPLE and (b"\n" in head or b"\r" in head or len(head) > LONGEST):
-            break
+    largest = files.largest(options)
+    head = _head(path, largest)
     if not head.removeprefix(codecs.BOM_UTF8).strip(b"\r\n\t \x00"):
         raise Invalid(f"{path} holds nothing but white space", expected="a header and rows")
     files.check_text(path, head)
-    encoding = str(options.get("encoding") or _marked(head))
+    encoding = encoded_as(options.get("encoding")) or marked(head)
     whole = len(head) < _SAMPLE
     try:
-        sample = codecs.getincrementaldecoder(encoding)("replace").decode(head, final=False)
+        sample = codecs.getincrementaldecoder(encoding)("replace").decode(head, final=whole)
     except UnicodeError as error:
         raise Invalid(f"{path} is not {encoding}: {error}", expected=f"text in {encoding}") from error
     settled = bool(options.get("encoding")) or encoding != "utf-8"
@@ -100,8 +66,8 @@ def text_of(path: Path, options: Mapping[str, Any]) -> Text:
         sample = sample[: sample.rindex("\n") + 1]
     quote = options.get("quote", '"')
     delimiter = options.get("delimiter") or _delimiter(sample, quote, files.ending(path.name))
-    text = Text(encoding, settled, delimiter, quote, newline, True, (), (), 0, 1)
-    records = _sampled(sample, delimiter, quote, 200)
+    text = Text(encoding, settled, delimiter, quote, newline, True, (), (), 0, 1, largest)
+    records = _sampled(sample, delimiter, quote, 200) or [[""]]
     given = tuple(options.get("names") or ())
     header = options.get("header")
     if header is None:
@@ -114,14 +80,35 @@ def text_of(path: Path, options: Mapping[str, Any]) -> Text:
     return replace(text, header=bool(header), names=names, generated=generated, skip=skip, line=line)
 
 
-def _marked(head: bytes) -> str:
-    return "utf-16" if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8"
+def is_table(path: Path, text: Text) -> bool:
+    """Whether a text that may be anything has lines alike: most with as many fields as the first, or a number each."""
+    sample = _head(path, text.largest)[:_SAMPLE]
+    head = codecs.getincrementaldecoder(text.encoding)("replace").decode(sample, final=False)
+    records = _sampled(head.removeprefix("\ufeff"), text.delimiter, text.quote, 200)
+    width = len(records[0]) if records else 0
+    if width < 2:
+        return len(records) > 1 and all(_NUMBER.match(r[0]) for r in records[1:])
+    return len(records) > 1 and sum(len(r) == width for r in records) >= 0.9 * len(records)
+
+
+def _head(path: Path, largest: int) -> bytes:
+    """The beginning of the file, with its first line at least."""
+    parts, have, ended = [], 0, False
+    for piece in files.chunks(path, _SAMPLE, largest=largest):
+        parts.append(piece)
+        have += len(piece)
+        ended = ended or b"\n" in piece or b"\r" in piece
+        if have >= _SAMPLE and ended:
+            break
+        if have > LONGEST:
+            raise too_long(path, 1)
+    return b"".join(parts)
 
 
 def _first_record(path: Path, text: Text) -> tuple[list[str], int, int]:
     """The fields of the first record, where the second begins (byte), and in which line."""
     data = b""
-    pieces = decoded(path, text.encoding, text.newline)
+    pieces = decoded(path, text.encoding, text.newline, text.largest)
     for piece in pieces:
         data += piece
         for record in _records(data, text, final=False):
@@ -142,7 +129,10 @@ def _fields(raw: bytes, text: Text) -> list[str]:
         line = raw.decode()
     except UnicodeDecodeError:
         line = raw.decode("cp1252", "replace")
-    return _sampled(line, text.delimiter, text.quote, 1)[0]
+    return (_sampled(line, text.delimiter, text.quote, 1) or [[""]])[0]
+
+
+_LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")  # str.splitlines also breaks at characters that are text
 
 
 def _sampled(sample: str, delimiter: str, quote: str, most: int) -> list[list[str]]:
@@ -150,7 +140,7 @@ def _sampled(sample: str, delimiter: str, quote: str, most: int) -> list[list[st
     quoting = {"quotechar": quote} if quote else {"quoting": csv.QUOTE_NONE}
     old = csv.field_size_limit(LONGEST)
     try:
-        rows = csv.reader(sample.replace("\0", "").splitlines(keepends=True), delimiter=delimiter, **quoting)
+        rows = csv.reader(_LINE.findall(sample.replace("\0", "")), delimiter=delimiter, **quoting)
         out: list[list[str]] = []
         for row in rows:
             if row:
@@ -168,7 +158,7 @@ def _delimiter(sample: str, quote: str, ending: str) -> str:
     order = ("\t", *(d for d in _DELIMITERS if d != "\t")) if ending in (".tsv", ".tab") else _DELIMITERS
     for delimiter in order:
         records = _sampled(sample, delimiter, quote, 200)
-        width = len(records[0])
+        width = len(records[0]) if records else 0
         if width < 2:
             continue
         share = sum(len(r) == width for r in records) / len(records)
@@ -333,16 +323,3 @@ def cut(data: bytes, text: Text, *, final: bool) -> int:
     newlines = np.flatnonzero(raw == 10)
     outside = newlines[np.searchsorted(quotes, newlines) % 2 == 0]
     return int(outside[-1]) + 1 if len(outside) else 0
-
-
-def is_utf8(data: bytes) -> bool:
-    if data.isascii():
-        return True
-    try:
-        data.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
-# --- the two passes -------------------------------------------------------------------------------------------------

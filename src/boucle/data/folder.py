@@ -1,0 +1,306 @@
+# ruff: noqa: PTH115, PTH208  a Path for each of very many files would cost more than looking at them
+"""A working folder: what lies in it now, and what is remembered of the version that it holds.
+
+What is remembered lies in `.boucle/trees`: for each file its size, times and inode when its content was known last, so
+that only what changed since is read again. A file that changed no earlier than that was noted is read again anyway: its
+time could not show a second change.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import marshal
+import os
+import re
+import stat
+import sys
+from array import array
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from blake3 import blake3
+
+from boucle.core.errors import Invalid
+from boucle.ledger import trees
+
+IGNORE = ".boucleignore"
+DRAFTS = ".boucle-"  # how the folders begin that a checkout writes files in before they come into place
+MARGIN = 10_000_000  # nanoseconds between two times that no file system takes for the same
+
+_HEAD = b"boucle folder 1\n"
+_FORK = 4000  # files from which a second process pays
+_UNSURE = -1  # as a size: the file has to be read again
+
+Row = tuple[int, int, int, int]  # size, changed, inode changed (nanoseconds), inode
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A file that is not as it was remembered."""
+
+    path: str
+    mode: str  # f, x or l
+    row: Row
+
+    @property
+    def size(self) -> int:
+        return self.row[0]
+
+
+@dataclass(slots=True)
+class Seen:
+    """What a scan saw: what changed, what is gone, and what is left out with the reason."""
+
+    changed: list[Found] = field(default_factory=list)
+    gone: list[str] = field(default_factory=list)
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Memory:
+    """The version that a folder holds as far as is known, and the state of each file then."""
+
+    ref: str = ""  # name@version
+    manifest: str = ""
+    paths: list[str] = field(default_factory=list)  # as written in the manifest, in its order
+    columns: tuple[array[int], ...] = field(default_factory=lambda: tuple(array("q") for _ in range(4)))
+
+    def rows(self) -> dict[str, Row]:
+        """By path as the system names it."""
+        names: list[str] = self.paths
+        if any("\\" in p for p in names):
+            names = [trees.unescaped(p) for p in names]
+        return dict(zip(names, zip(*self.columns, strict=True), strict=True))
+
+
+class Folder:
+    """A working folder and the place where its memory lies."""
+
+    def __init__(self, root: Path, project: Path, folder: str | os.PathLike[str]) -> None:
+        given = Path(folder)
+        self.path = given.resolve()
+        if self.path.is_relative_to(root.resolve()):
+            raise Invalid(f"{given} lies in the workspace's own folder", expected="a folder with your files")
+        if self.path.exists() and not self.path.is_dir():
+            raise Invalid(f"{given} is a file", expected="a folder")
+        # Below the project the memory moves with it.
+        name = os.path.relpath(self.path, project) if self.path.is_relative_to(project) else str(self.path)
+        self.place = root / "trees" / blake3(os.fsencode(name)).hexdigest()[:24]
+        self.journal = self.place.with_suffix(".doing")
+
+    @contextlib.contextmanager
+    def alone(self, *, wait: bool = True) -> Iterator[bool]:
+        """Nobody else takes a snapshot or checks out meanwhile; gives whether that is so, which without `wait` may not be."""
+        self.place.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(self.place.with_suffix(".lock"), os.O_WRONLY | os.O_CREAT, 0o644)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+                held = True
+            except BlockingIOError:
+                held = False
+            yield held
+        finally:
+            os.close(descriptor)
+
+    def tick(self) -> int:
+        """The time of the file system now, in nanoseconds."""
+        place = self.place.with_suffix(".lock")
+        os.utime(place)
+        return place.stat().st_mtime_ns
+
+    def remembered(self) -> Memory:
+        """What is known; nothing when there is no memory that can be read."""
+        try:
+            raw = self.place.read_bytes()
+        except FileNotFoundError:
+            return Memory()
+        end = raw.find(b"\n", len(_HEAD))
+        if not raw.startswith(_HEAD) or end < 0:
+            return Memory()  # of an older version, or cut off: everything is read again
+        head = json.loads(raw[len(_HEAD) : end])
+        count, at = head["files"], end + 1 + head["names"]
+        if len(raw) != at + 32 * count:
+            return Memory()
+        paths = raw[end + 1 : at].decode().split("\n") if count else []
+        columns = tuple(array("q", raw[at + 8 * i * count : at + 8 * (i + 1) * count]) for i in range(4))
+        if sys.byteorder == "big":
+            for column in columns:
+                column.byteswap()
+        return Memory(head["ref"], head["manifest"], paths, columns)
+
+    def remember(self, memory: Memory, since: int) -> None:
+        """Note what the folder holds. Files that changed at `since` or later will be read again."""
+        sizes = memory.columns[0]
+        for i, changed in enumerate(memory.columns[1]):
+            if changed >= since:
+                sizes[i] = _UNSURE
+        names = "\n".join(memory.paths).encode()
+        head = {"ref": memory.ref, "manifest": memory.manifest, "files": len(memory.paths), "names": len(names)}
+        columns = memory.columns
+        if sys.byteorder == "big":
+            columns = tuple(array("q", column) for column in columns)
+            for column in columns:
+                column.byteswap()
+        draft = self.place.with_suffix(f".{os.getpid()}")
+        draft.write_bytes(b"".join([_HEAD, json.dumps(head).encode(), b"\n", names, *map(bytes, columns)]))
+        draft.replace(self.place)
+
+    def scan(self, memory: Memory) -> Seen:
+        """Compare every file with what is remembered, reading none of them."""
+        rows, ignored = memory.rows(), _ignored(self.path)
+        if len(rows) < _FORK or not _may_fork():
+            return _walk(self.path, rows, ignored, None)
+        return _halved(self.path, rows, ignored)
+
+
+def _walk(folder: Path, rows: dict[str, Row], ignored: _Ignored | None, half: int | None) -> Seen:
+    """All files, or only every second one. Takes what it finds out of `rows`."""
+    seen, below, root = Seen(), [""], str(folder)
+    while below:
+        prefix = below.pop()
+        try:
+            entries = os.scandir(f"{root}/{prefix}")
+        except FileNotFoundError:
+            if prefix:
+                continue
+            raise
+        with entries:
+            for found in entries:
+                name = found.name
+                path = prefix + name
+                if found.is_dir(follow_symlinks=False):
+                    ours = name[:1] == "." and (name.lower() in trees.OURS or name.startswith(DRAFTS))
+                    if not ours and (ignored is None or not ignored(path, True)):
+                        below.append(path + "/")
+                    continue
+                if half is not None and hash(path) & 1 != half:
+                    continue
+                if ignored is not None and ignored(path, False):
+                    continue
+                row = rows.pop(path, None)
+                try:
+                    now = found.stat(follow_symlinks=False)
+                except FileNotFoundError:
+                    continue
+                here = (now.st_size, now.st_mtime_ns, now.st_ctime_ns, now.st_ino)
+                if row != here:
+                    _changed(seen, root, path, now.st_mode, here)
+    seen.gone = list(rows) if half is None else [path for path in rows if hash(path) & 1 == half]
+    return seen
+
+
+def _changed(seen: Seen, root: str, path: str, mode: int, row: Row) -> None:
+    if path.rpartition("/")[2].lower() in trees.OURS:
+        return
+    if stat.S_ISREG(mode):
+        seen.changed.append(Found(path, "x" if mode & stat.S_IXUSR else "f", row))
+    elif stat.S_ISLNK(mode):
+        try:
+            target = os.readlink(f"{root}/{path}")
+        except OSError:
+            return  # gone
+        if trees.inside(path, target):
+            seen.changed.append(Found(path, "l", row))
+        else:
+            seen.skipped.append((path, f"a link to {target}, which is outside"))
+    else:
+        seen.skipped.append((path, "neither a file nor a link"))
+
+
+def _may_fork() -> bool:
+    # The copy of a process has one thread: it may only be made of one that has no other, not even of a native library.
+    try:
+        return hasattr(os, "fork") and len(os.listdir("/proc/self/task")) == 1 and len(os.sched_getaffinity(0)) > 1
+    except (OSError, AttributeError):
+        return False
+
+
+def _halved(folder: Path, rows: dict[str, Row], ignored: _Ignored | None) -> Seen:
+    """The same by two processes."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            half = _walk(folder, rows, ignored, 1)
+            raw = marshal.dumps([[(f.path, f.mode, f.row) for f in half.changed], half.gone, half.skipped])
+            with os.fdopen(writing, "wb") as pipe:
+                pipe.write(raw)
+            code = 0
+        finally:
+            os._exit(code)
+    os.close(writing)
+    try:
+        seen = _walk(folder, dict(rows), ignored, 0)
+        with os.fdopen(reading, "rb") as pipe:
+            raw = pipe.read()
+    finally:
+        _, status = os.waitpid(child, 0)
+    if status == 0:
+        changed, gone, skipped = marshal.loads(raw)  # noqa: S302  from the child, which is this program
+        other = Seen([Found(path, mode, row) for path, mode, row in changed], gone, skipped)
+    else:
+        other = _walk(folder, rows, ignored, 1)  # what stopped it shows here
+    return Seen(seen.changed + other.changed, seen.gone + other.gone, seen.skipped + other.skipped)
+
+
+class _Ignored:
+    """The patterns of a `.boucleignore`; the last that matches decides."""
+
+    def __init__(self, lines: Sequence[str]) -> None:
+        self._rules: list[tuple[Any, bool, bool]] = []
+        for line in lines:
+            text = line.strip()
+            if not text or text.startswith("#"):
+                continue
+            keeps, text = text.startswith("!"), text.removeprefix("!")
+            folders, text = text.endswith("/"), text.rstrip("/")
+            anchored, text = "/" in text, text.removeprefix("/")
+            self._rules.append(
+                (re.compile(("" if anchored else "(?:.*/)?") + _pattern(text), re.DOTALL), keeps, folders)
+            )
+
+    def __call__(self, path: str, folder: bool) -> bool:
+        ignored = False
+        for pattern, keeps, folders in self._rules:
+            if (folder or not folders) and ignored == keeps and pattern.fullmatch(path):
+                ignored = not keeps
+        return ignored
+
+
+def _pattern(glob: str) -> str:
+    out, i = "", 0
+    while i < len(glob):
+        if glob.startswith("**/", i):
+            out, i = out + "(?:.*/)?", i + 3
+        elif glob.startswith("**", i):
+            out, i = out + ".*", i + 2
+        elif glob[i] in "*?":
+            out, i = out + ("[^/]*" if glob[i] == "*" else "[^/]"), i + 1
+        elif glob[i] == "[" and (end := glob.find("]", i + 2)) > 0:
+            inner = glob[i + 1 : end].replace("\\", "\\\\").replace("[", "\\[")
+            inner = "^" + inner[1:] if inner[0] == "!" else inner.replace("^", "\\^")
+            out, i = f"{out}[{inner}]", end + 1
+        else:
+            out, i = out + re.escape(glob[i]), i + 1
+    return out
+
+
+def _ignored(folder: Path) -> _Ignored | None:
+    try:
+        text = (folder / IGNORE).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    except UnicodeDecodeError as error:
+        raise Invalid(f"{folder / IGNORE} is not UTF-8: {error}", expected="a pattern on each line") from None
+    try:
+        return _Ignored(text.splitlines())
+    except re.error as error:
+        raise Invalid(
+            f"{folder / IGNORE}: {error}", expected="a pattern on each line, such as *.tmp or /cache/"
+        ) from None

@@ -1,0 +1,1 @@
+"""HTTP interfaces to a workspace, as ASGI applications that a server mounts."""
