@@ -252,7 +252,7 @@ def test_two_processes_do_not_both_append(ws: Any, broker: Broker) -> None:
             patch.setattr(data_stream, "plugin", lambda url: second)
             read(ws)
 
-    with pytest.raises(Conflict, match="another process|latest version"):
+    with pytest.raises(Conflict, match=r"another process|latest version"):
         stream(ws, URL, "tx", batch_rows=1, once=True, progress=other)
     assert [r["n"] for r in rows(ws)] == [1, 2]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import lzma
+import os
 import urllib.parse
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -157,7 +158,7 @@ class Xz:
 
 def _opened(path: Path) -> pa.NativeFile:
     try:
-        return pa.OSFile(str(path), "rb")
+        return pa.OSFile(os.fsencode(path), "rb")
     except OSError as error:
         raise Unavailable(f"{path} cannot be opened: {error}", fix="check who may read it") from error
 

@@ -90,7 +90,8 @@ def stream(args: argparse.Namespace) -> int:
         rest = "".join(
             f", {number:,} {what}"
             for number, what in (
-                (done.bad, "set aside"), (done.late, "late"), (done.held, "waiting for their window"), (done.again, "given out twice")
+                (done.bad, "set aside"), (done.late, "late"), (done.held, "waiting for their window"),
+                (done.again, "given out twice"),
             )
             if number
         )  # fmt: skip
