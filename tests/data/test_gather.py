@@ -69,6 +69,11 @@ def test_one_table_in_a_folder_is_that_table(ws, make):
     assert "files" in got.found or got.found["ignored"] == ["LICENSE.txt (a note)", "x.names.txt (not a table)"]
 
 
+def test_what_is_named_like_a_note_may_be_data(ws, make):
+    got = ingest(ws, make({"authors.csv": "a\n1\n", "AUTHORS": "Ann", "CITATION.cff": "x: 1", "SHA256SUMS": "0"}), "t")
+    assert (rows(ws), len(got.found["ignored"])) == ([{"a": 1}], 1)
+
+
 def test_types_are_widened_and_columns_go_by_name(ws, make):
     folder = make(
         {"x1.csv": "a,b\n1,x\n", "x2.csv": "b,a\ny,0.5\n", "x3.csv": "a\n\n2\n", "x4.csv": "a,b,c\n3,,2026-01-02\n"}
@@ -438,3 +443,29 @@ def test_a_schema_that_does_not_follow_is_refused_as_ever(ws, make):
     ingest(ws, make({"x1.csv": "a,b\n1,2\n"}), "t")
     with pytest.raises(Refused, match="b: removed"):
         ingest(ws, make({"x1.csv": "a\n1\n"}, "other"), "t")
+
+
+def test_folders_globs_and_files_of_a_bucket(ws, s3_server):
+    import secrets
+
+    from boucle.ports.place import connect
+
+    below = f"s3://boucle-tests/{secrets.token_hex(8)}"
+    place = connect(below, s3_server)
+    place.write("k=1/x1.csv", b"a\n1\n")
+    place.write("k=2/x2.csv", b"a\n2\n")
+    place.write("README.md", b"#")
+    options = {"place": s3_server}
+    for source, expected in (
+        (below, [{"a": 1, "k": 1}, {"a": 2, "k": 2}]), (f"{below}/", [{"a": 1, "k": 1}, {"a": 2, "k": 2}]),
+        (f"{below}/**/x2.*", [{"a": 2, "k": 2}]), (f"{below}/k=1/x1.csv", [{"a": 1}]),
+    ):  # fmt: skip
+        got = ingest(ws, source, "t", options=options, evolve=True)
+        assert rows(ws) == expected, source
+        assert "not-a-secret" not in repr(got)
+    with pytest.raises(NotFound):
+        ingest(ws, f"{below}/none.csv", "t", options=options)
+    grown = {"place": s3_server, "new_files": True}
+    assert ingest(ws, below, "g", mode="append", options=grown).rows == 2
+    place.write("k=3/x3.csv", b"a\n3\n")
+    assert ingest(ws, below, "g", mode="append", options=grown).rows == 1

@@ -30,11 +30,12 @@ _NOTES = re.compile(
     r"about|thumbs\.db|desktop\.ini|(md5|sha1|sha256|sha512)(sums?)?)([._-].*)?",
     re.IGNORECASE,
 )
+_IDX = re.compile(r"-idx\d-ubyte(\.gz)?$")  # how the files of MNIST and its kin are named
 # The source of an ending and a scheme, so that no other is loaded to find it, nor needs to be installed.
 _USUAL = {
     ".csv": "csv", ".tsv": "csv", ".txt": "csv", ".tab": "csv", ".json": "jsonl", ".jsonl": "jsonl", ".ndjson": "jsonl",
     ".parquet": "parquet", ".pq": "parquet", ".xml": "xml", ".xlsx": "excel", ".xls": "excel", ".avro": "avro",
-    ".orc": "orc", ".arrow": "arrow", ".feather": "arrow", ".log": "text", ".md": "text",
+    ".npy": "arrays", ".npz": "arrays", ".orc": "orc", ".arrow": "arrow", ".feather": "arrow", ".log": "text", ".md": "text",
 }  # fmt: skip
 _SCHEMES = {"postgresql": "postgres", "mariadb": "mysql", "mongodb": "mongo", "rediss": "redis"}
 _PLACES = frozenset({
@@ -71,6 +72,8 @@ def source_for(url: str) -> str:
     scheme = url.partition("://")[0].lower() if "://" in url else ""
     if found := system(url):
         return found
+    if not ending and _IDX.search(url):
+        return "arrays"
     for name in _ordered(_USUAL.get(ending)):
         try:
             plugin = lookup.lookup("source", name)
@@ -115,6 +118,12 @@ def _ordered(first: str | None) -> Iterator[str]:
     yield from (n for n in names if n != first)
 
 
+def is_note(path: str) -> bool:
+    """Whether a file says something of the data beside it: README.md, LICENSE; authors.csv is data."""
+    name = path.rpartition("/")[2]
+    return bool(_NOTES.fullmatch(name)) and files.ending(name) in _DOCUMENTS | {"", ".cff", ".bib", ".ini", ".original"}
+
+
 def is_archive(path: str) -> bool:
     """Whether a name ends like that of an archive: .zip, .tar, .tar.gz, .tgz and the like."""
     return path.lower().endswith((".zip", ".tgz", ".tbz2", ".txz", ".tzst")) or files.ending(path) == ".tar"
@@ -141,7 +150,7 @@ def choose(paths: Sequence[str], what: str, source: str = "", *, every: bool = F
     others: list[int] = []
     for i, path in enumerate(paths):
         name, ending = path.rpartition("/")[2], files.ending(path)
-        if _NOTES.fullmatch(name) and ending not in _MEDIA and not every:
+        if is_note(name) and not every:
             notes.append(i)
         elif is_archive(name):
             archives.append(i)
@@ -190,9 +199,9 @@ def _told(paths: Sequence[str], source: str, *, every: bool) -> Choice:
     suffixes = lookup.lookup("source", source).suffixes
     fitting = [i for i, p in enumerate(paths) if files.ending(p) in suffixes]
     if every or not fitting:
-        plain = [i for i, p in enumerate(paths) if every or not _NOTES.fullmatch(p.rpartition("/")[2])]
+        plain = [i for i, p in enumerate(paths) if every or not is_note(p)]
         return _made(source, plain, [("a note", [i for i in range(len(paths)) if i not in set(plain)])], paths)
-    notes = {i for i in fitting if _NOTES.fullmatch(paths[i].rpartition("/")[2])}
+    notes = {i for i in fitting if is_note(paths[i])}
     chosen = [i for i in fitting if i not in notes] or fitting
     left = [i for i in range(len(paths)) if i not in set(chosen)]
     return _made(source, chosen, [(f"not for source={source}", left)], paths)
