@@ -3,6 +3,7 @@ of them are."""
 
 from __future__ import annotations
 
+import fnmatch
 import functools
 import re
 from collections.abc import Iterator, Sequence
@@ -100,10 +101,10 @@ def system(url: str) -> str:
     scheme = url.partition("://")[0].lower()
     if scheme in _PLACES:
         return ""
-    usual = _SCHEMES.get(scheme, scheme)
+    usual = _SCHEMES.get(scheme) or _SCHEMES.get(scheme.partition("+")[0], scheme.partition("+")[0])
     for name in _ordered(usual):
         try:
-            if scheme in lookup.lookup("source", name).schemes:
+            if any(fnmatch.fnmatchcase(scheme, known) for known in lookup.lookup("source", name).schemes):
                 return name
         except MissingExtra:
             if name == usual:

@@ -89,7 +89,9 @@ def selected(column: sa.ColumnElement[Any], kind: Type, dialect: str) -> sa.Colu
 
 
 def compared(kind: Type, after: Any, dialect: str) -> tuple[Any, Type]:
-    """A cursor's value as it is bound, and its type."""
+    """A cursor's value as it is bound, and its type. Raises `Invalid` where the order is not that of what is read."""
+    if isinstance(kind, sa.JSON | sa.ARRAY | sa.LargeBinary):
+        raise Invalid(f"a column of {type(kind).__name__} cannot be the cursor", expected="a number, text or time")
     if isinstance(after, dt.datetime) and after.tzinfo is not None and dialect in _NAIVE_UTC:
         after = after.astimezone(dt.UTC).replace(tzinfo=None)
     if isinstance(after, decimal.Decimal) and dialect == "sqlite":
