@@ -9,15 +9,17 @@ time could not show a second change.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import marshal
 import os
 import re
+import signal
 import stat
 import sys
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -69,12 +71,17 @@ class Memory:
     paths: list[str] = field(default_factory=list)  # as written in the manifest, in its order
     columns: tuple[array[int], ...] = field(default_factory=lambda: tuple(array("q") for _ in range(4)))
 
-    def rows(self) -> dict[str, Row]:
-        """By path as the system names it."""
+    def index(self) -> dict[str, int]:
+        """The place of each path, as the system names it."""
         names: list[str] = self.paths
-        if any("\\" in p for p in names):
+        if "\\" in "".join(names):
             names = [trees.unescaped(p) for p in names]
-        return dict(zip(names, zip(*self.columns, strict=True), strict=True))
+        return dict(zip(names, range(len(names)), strict=True))
+
+    def row(self, i: int) -> Row:
+        """The state of a file then."""
+        size, changed, inode_changed, inode = self.columns
+        return size[i], changed[i], inode_changed[i], inode[i]
 
 
 class Folder:
@@ -136,9 +143,10 @@ class Folder:
     def remember(self, memory: Memory, since: int) -> None:
         """Note what the folder holds. Files that changed at `since` or later will be read again."""
         sizes = memory.columns[0]
-        for i, changed in enumerate(memory.columns[1]):
-            if changed >= since:
-                sizes[i] = _UNSURE
+        if max(memory.columns[1], default=0) >= since:
+            for i, changed in enumerate(memory.columns[1]):
+                if changed >= since:
+                    sizes[i] = _UNSURE
         names = "\n".join(memory.paths).encode()
         head = {"ref": memory.ref, "manifest": memory.manifest, "files": len(memory.paths), "names": len(names)}
         columns = memory.columns
@@ -152,49 +160,100 @@ class Folder:
 
     def scan(self, memory: Memory) -> Seen:
         """Compare every file with what is remembered, reading none of them."""
-        rows, ignored = memory.rows(), _ignored(self.path)
-        if len(rows) < _FORK or not _may_fork():
-            return _walk(self.path, rows, ignored, None)
-        return _halved(self.path, rows, ignored)
+        if len(memory.paths) < _FORK or not _may_fork():
+            return _merged(memory, _walk(self.path, memory, memory.index(), _ignored(self.path), None))
+        index, ignored = memory.index(), _ignored(self.path)
+        with _elsewhere(lambda: _walk(self.path, memory, index, ignored, 1)) as other:
+            return _merged(memory, _walk(self.path, memory, index, ignored, 0), other())
+
+    @contextlib.contextmanager
+    def scanning(self, memory: Memory) -> Iterator[Callable[[], Seen]]:
+        """The same, by another process meanwhile where that pays: what is given waits for it, and may be called once."""
+        if len(memory.paths) < _FORK or not self.path.is_dir() or not _may_fork():
+            yield lambda: self.scan(memory)
+            return
+        index, ignored = memory.index(), _ignored(self.path)
+        with _elsewhere(lambda: _walk(self.path, memory, index, ignored, None)) as other:
+            yield lambda: _merged(memory, other())
 
 
-def _walk(folder: Path, rows: dict[str, Row], ignored: _Ignored | None, half: int | None) -> Seen:
-    """All files, or only every second one. Takes what it finds out of `rows`."""
-    seen, below, root = Seen(), [""], str(folder)
-    while below:
-        prefix = below.pop()
-        try:
-            entries = os.scandir(f"{root}/{prefix}")
-        except FileNotFoundError:
-            if prefix:
-                continue
-            raise
-        with entries:
-            for found in entries:
-                name = found.name
-                path = prefix + name
-                if found.is_dir(follow_symlinks=False):
-                    ours = name[:1] == "." and (name.lower() in trees.OURS or name.startswith(DRAFTS))
-                    if not ours and (ignored is None or not ignored(path, True)):
-                        below.append(path + "/")
-                    continue
-                if half is not None and hash(path) & 1 != half:
-                    continue
-                if ignored is not None and ignored(path, False):
-                    continue
-                row = rows.pop(path, None)
-                try:
-                    now = found.stat(follow_symlinks=False)
-                except FileNotFoundError:
-                    continue
-                here = (now.st_size, now.st_mtime_ns, now.st_ctime_ns, now.st_ino)
-                if row != here:
-                    _changed(seen, root, path, now.st_mode, here)
-    seen.gone = list(rows) if half is None else [path for path in rows if hash(path) & 1 == half]
+# What changed, a byte for each file remembered that says whether it is there, and what is left out.
+_Part = tuple[list[tuple[str, str, Row]], bytes, list[tuple[str, str]]]
+
+
+def _walk(folder: Path, memory: Memory, index: dict[str, int], ignored: _Ignored | None, half: int | None) -> _Part:
+    """All files, or only every second one."""
+    seen, there = Seen(), bytearray(len(memory.paths))
+    sizes, changed, inode_changed, inodes = memory.columns
+    root, below = str(folder), [""]
+    top = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        while below:
+            prefix = below.pop()
+            try:
+                inside = os.open(prefix[:-1] or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=top)
+            except OSError as error:
+                if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+                    continue  # gone since it was seen
+                raise
+            try:
+                # Below a descriptor the system need not follow the whole path for each file.
+                with os.scandir(inside) as entries:
+                    for found in entries:
+                        name = found.name
+                        path = prefix + name
+                        if found.is_dir(follow_symlinks=False):
+                            ours = name[:1] == "." and (name.lower() in trees.OURS or name.startswith(DRAFTS))
+                            if not ours and (ignored is None or not ignored(path, True)):
+                                below.append(path + "/")
+                            continue
+                        if half is not None and hash(path) & 1 != half:
+                            continue
+                        if ignored is not None and ignored(path, False):
+                            continue
+                        i = index.get(path, -1)
+                        try:
+                            now = found.stat(follow_symlinks=False)
+                        except FileNotFoundError:
+                            continue
+                        if i >= 0:
+                            there[i] = 1
+                            if (
+                                inodes[i] == now.st_ino
+                                and inode_changed[i] == now.st_ctime_ns
+                                and changed[i] == now.st_mtime_ns
+                                and sizes[i] == now.st_size
+                            ):
+                                continue
+                        _changed(seen, root, path, now)
+            finally:
+                os.close(inside)
+    finally:
+        os.close(top)
+    return [(f.path, f.mode, f.row) for f in seen.changed], bytes(there), seen.skipped
+
+
+def _merged(memory: Memory, *parts: _Part) -> Seen:
+    seen, there = Seen(), 0
+    for changed, present, skipped in parts:
+        seen.changed += [Found(*found) for found in changed]
+        seen.skipped += skipped
+        there |= int.from_bytes(present, "little")
+    marks = there.to_bytes(len(memory.paths), "little")
+    at = marks.find(0)
+    while at >= 0:
+        seen.gone.append(trees.unescaped(memory.paths[at]))
+        at = marks.find(0, at + 1)
     return seen
 
 
-def _changed(seen: Seen, root: str, path: str, mode: int, row: Row) -> None:
+def state(now: os.stat_result) -> Row:
+    """What is remembered of a file."""
+    return now.st_size, now.st_mtime_ns, now.st_ctime_ns, now.st_ino
+
+
+def _changed(seen: Seen, root: str, path: str, now: os.stat_result) -> None:
+    mode, row = now.st_mode, state(now)
     if path.rpartition("/")[2].lower() in trees.OURS:
         return
     if stat.S_ISREG(mode):
@@ -220,33 +279,41 @@ def _may_fork() -> bool:
         return False
 
 
-def _halved(folder: Path, rows: dict[str, Row], ignored: _Ignored | None) -> Seen:
-    """The same by two processes."""
+@contextlib.contextmanager
+def _elsewhere(work: Callable[[], _Part]) -> Iterator[Callable[[], _Part]]:
+    """Let a copy of this process work; what is given waits for the result."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
         code = 1
         try:
-            half = _walk(folder, rows, ignored, 1)
-            raw = marshal.dumps([[(f.path, f.mode, f.row) for f in half.changed], half.gone, half.skipped])
+            raw = marshal.dumps(work())
             with os.fdopen(writing, "wb") as pipe:
                 pipe.write(raw)
             code = 0
         finally:
             os._exit(code)
     os.close(writing)
-    try:
-        seen = _walk(folder, dict(rows), ignored, 0)
-        with os.fdopen(reading, "rb") as pipe:
+    waiting = True
+
+    def result() -> _Part:
+        nonlocal waiting
+        with os.fdopen(reading, "rb", closefd=False) as pipe:
             raw = pipe.read()
-    finally:
         _, status = os.waitpid(child, 0)
-    if status == 0:
-        changed, gone, skipped = marshal.loads(raw)  # noqa: S302  from the child, which is this program
-        other = Seen([Found(path, mode, row) for path, mode, row in changed], gone, skipped)
-    else:
-        other = _walk(folder, rows, ignored, 1)  # what stopped it shows here
-    return Seen(seen.changed + other.changed, seen.gone + other.gone, seen.skipped + other.skipped)
+        waiting = False
+        if status:
+            return work()  # what stopped it shows here
+        part: _Part = marshal.loads(raw)  # noqa: S302  from the child, which is this program
+        return part
+
+    try:
+        yield result
+    finally:
+        os.close(reading)
+        if waiting:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
 
 
 class _Ignored:

@@ -80,7 +80,7 @@ def snapshot(
                 fix=f"boucle data checkout {unfinished(place)} {place.path}",
             )
         since = place.tick()
-        memory, tree = known(ws, place)
+        memory, tree = known(ws, place.remembered())
         seen = place.scan(memory)
         taken = _take(ws, place, tree, seen, progress)
         fresh = {trees.escaped(path): row for path, (_, row) in taken.whole.items()}
@@ -145,9 +145,8 @@ def opened(ws: Workspace, folder: str | os.PathLike[str]) -> Folder:
     return place
 
 
-def known(ws: Workspace, place: Folder) -> tuple[Memory, trees.Tree]:
+def known(ws: Workspace, memory: Memory) -> tuple[Memory, trees.Tree]:
     """What is remembered of a folder, and the version it holds; nothing when that version is no longer stored."""
-    memory = place.remembered()
     if memory.manifest:
         try:
             tree = trees.files(ws.blobs, memory.manifest)

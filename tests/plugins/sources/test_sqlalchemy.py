@@ -286,3 +286,203 @@ class TestMariadbSink(SinkContract):
 
     def target(self, name):
         return f"{self.server}#{name}", {}
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "x.db"
+
+
+@pytest.fixture
+def url(path):
+    return f"sqlalchemy+sqlite:///{path}"
+
+
+def test_a_query_has_the_types_of_its_values(path, url):
+    many = ", ".join(f"({i}, NULL, {i}, 'x')" for i in range(1200))
+    execute_sqlite(
+        path, "CREATE TABLE t (id INTEGER, late, mixed, word)", f"INSERT INTO t VALUES {many}",
+        "INSERT INTO t VALUES (1200, 'late', 2, NULL)",
+    )  # fmt: skip
+    frame = read(url, query="SELECT id, late, id / 2.0 AS half, NULL AS none FROM t")
+    assert [c.type for c in frame.schema.columns] == ["int64", "string", "float64", "null"]
+    assert frame.table()["late"].to_pylist()[-1] == "late"
+    execute_sqlite(path, "UPDATE t SET mixed = 'odd' WHERE id = 1100")
+    with pytest.raises(Invalid, match="column 'mixed' has a value that is not int64") as caught:
+        read(url, query="SELECT id, mixed FROM t").table()
+    assert "CAST" in caught.value.fix
+    execute_sqlite(path, "UPDATE t SET mixed = 'odd' WHERE id = 5")
+    with pytest.raises(Invalid, match="'mixed' holds int and str"):
+        read(url, query="SELECT id, mixed FROM t")
+
+
+def test_decimals_of_a_query_keep_their_scale(postgres, mariadb):
+    for at in (
+        postgres.replace("postgresql:", "sqlalchemy+postgresql+psycopg:"),
+        mariadb.replace("mysql:", "sqlalchemy+mysql+pymysql:"),
+    ):
+        table = read(at, query="SELECT CAST(1.5 AS DECIMAL(10, 2)) AS d, CAST('2026-01-02' AS DATE) AS day").table()
+        assert pa.types.is_decimal(table.schema.field("d").type)
+        assert table.to_pylist() == [{"d": Decimal("1.50"), "day": dt.date(2026, 1, 2)}]
+
+
+def test_placeholders_stand_outside_of_texts_and_comments(path, url):
+    execute_sqlite(path, "CREATE TABLE t (a INTEGER, b TEXT)", "INSERT INTO t VALUES (1, 'is :it?'), (2, '12:30')")
+    query = "SELECT a /* :no ? */ FROM t WHERE b = 'is :it?' AND a < :high -- ;:what"
+    assert read(url, query=query, params={"high": 3}).table().to_pylist() == [{"a": 1}]
+    assert read(url, query=query.replace(":high", "?"), params=[3]).table().to_pylist() == [{"a": 1}]
+    assert read(url, query="SELECT '50%' AS p, a % 2 AS odd FROM t WHERE a = 1").table().to_pylist() == [
+        {"p": "50%", "odd": 1}
+    ]
+    with pytest.raises(Invalid, match="1 placeholders and 2 params"):
+        read(url, query="SELECT a FROM t WHERE a < ?", params=[1, 2])
+    with pytest.raises(Invalid, match="high"):
+        read(url, query="SELECT a FROM t WHERE a < :high")
+    for text in ("SELECT 1 AS x; SELECT 2", "SELECT 1 AS x) q, (SELECT 2 AS y", "DELETE FROM t RETURNING a"):
+        with pytest.raises(Invalid):
+            read(url, query=text)
+
+
+def test_values_of_another_type_than_the_column(path, url):
+    execute_sqlite(path, "CREATE TABLE t (a INTEGER, b BOOLEAN, d DATE)", "INSERT INTO t VALUES ('x', 2, 'soon')")
+    for column in "abd":
+        with pytest.raises(Invalid):
+            read(url, table="t").table([column])
+
+
+def test_the_only_table_need_not_be_named(path, url):
+    execute_sqlite(path, "CREATE TABLE t (a INTEGER)", "INSERT INTO t VALUES (1)")
+    assert read(url).table().to_pylist() == [{"a": 1}]
+    execute_sqlite(path, "CREATE TABLE u (a INTEGER)")
+    with pytest.raises(Invalid, match="2 tables"):
+        read(url)
+    with pytest.raises(NotFound):
+        read("sqlalchemy+sqlite:////nowhere/at/all.db", table="t")
+
+
+def test_documents_and_addresses_are_text(postgres):
+    at = postgres.replace("postgresql:", "sqlalchemy+postgresql+psycopg:")
+    name = f"t{uuid.uuid4().hex[:12]}"
+    execute_postgres(
+        postgres, f"CREATE TABLE {name} (j jsonb, ip inet, m money, r int4range)",
+        f"""INSERT INTO {name} VALUES ('{{"a": [1, null]}}', '10.0.0.1', 12.5, '[1,5)')""",
+    )  # fmt: skip
+    try:
+        row = read(at, table=name).table(["j", "ip", "m"]).to_pylist()[0]
+        assert row == {"j": '{"a":[1,null]}', "ip": "10.0.0.1", "m": "$12.50"}
+        with pytest.raises(Invalid, match="cannot be the cursor"):
+            read(at, table=name, cursor="j", after="x").table()
+    finally:
+        execute_postgres(postgres, f"DROP TABLE {name}")
+
+
+def test_arrays_and_identifiers_are_written_as_what_they_are(postgres):
+    at = postgres.replace("postgresql:", "sqlalchemy+postgresql+psycopg:")
+    name = f"t{uuid.uuid4().hex[:12]}"
+    execute_postgres(postgres, f"CREATE TABLE {name} (u uuid PRIMARY KEY, a text[], n int CHECK (n > 0))")
+    try:
+        one = str(uuid.UUID(int=7))
+        for mode, key in (("append", ()), ("merge", ["u"])):
+            write(f"{at}#{name}", {"u": [one], "a": [["x", None]], "n": [1]}, mode, key)
+        assert read(f"{at}#{name}", cursor="u", after=one, inclusive=True).table().to_pylist() == [
+            {"u": one, "a": ["x", None], "n": 1}
+        ]
+        with pytest.raises(Conflict):
+            write(f"{at}#{name}", {"u": [str(uuid.UUID(int=8))], "n": [-1]})
+        with pytest.raises(Invalid, match="is no UUID"):
+            write(f"{at}#{name}", {"u": ["seven"]})
+        assert len(read(f"{at}#{name}")) == 1
+    finally:
+        execute_postgres(postgres, f"DROP TABLE {name}")
+
+
+def test_a_merge_leaves_other_columns_alone(path, url):
+    execute_sqlite(path, "CREATE TABLE t (id INTEGER, x INTEGER, note TEXT)", "INSERT INTO t VALUES (1, 1, 'kept')")
+    assert write(f"{url}#t", {"id": [1, 2], "x": [9, 8]}, "merge", ["id"]) == 2
+    assert read(url, table="t", cursor="id").table().to_pylist() == [
+        {"id": 1, "x": 9, "note": "kept"}, {"id": 2, "x": 8, "note": None},
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("others", [False, True])
+def test_a_merge_where_updates_join_nothing(path, url, monkeypatch, others):
+    """As in Oracle and DB2: by subqueries, out of a table that is no temporary one."""
+    module = "boucle.plugins.sources.sqlalchemy"
+    monkeypatch.setattr(f"{module}._JOINS", frozenset())
+    monkeypatch.setattr(f"{module}._TEMPORARY", frozenset())
+    monkeypatch.setattr(f"{module}._MAKES_WITHIN", frozenset())
+    execute_sqlite(path, "CREATE TABLE t (id INTEGER, x INTEGER)", "INSERT INTO t VALUES (1, 1), (3, 3)")
+    target = f"{url}#{'u' if others else 't'}"
+    for x in (9, 7):
+        write(target, {"id": [1, 2], "x": [x, 8]}, "merge", ["id"])
+    want = [{"id": 1, "x": 7}, {"id": 2, "x": 8}]
+    assert read(target, cursor="id").table().to_pylist() == (want if others else [*want, {"id": 3, "x": 3}])
+    with closing(sqlite3.connect(path)) as connection:
+        assert not connection.execute("SELECT name FROM sqlite_master WHERE name LIKE 'boucle%'").fetchall()
+
+
+def test_keys_twice_in_a_new_table(path, url):
+    for ids in ([1, 1], [1, None]):
+        with pytest.raises(Invalid, match="to merge"):
+            write(f"{url}#t", {"id": pa.array(ids), "x": [1, 2]}, "merge", ["id"])
+    assert not path.exists()
+
+
+def test_an_engine_without_transactions(mariadb):
+    name = f"t{uuid.uuid4().hex[:12]}"
+    execute_mariadb(mariadb, f"CREATE TABLE {name} (a INT) ENGINE=MyISAM")
+    try:
+        with pytest.raises(Refused, match="without transactions"):
+            write(f"{mariadb.replace('mysql:', 'sqlalchemy+mysql+pymysql:')}#{name}", {"a": [1]})
+    finally:
+        execute_mariadb(mariadb, f"DROP TABLE {name}")
+
+
+def test_a_database_without_transactions(monkeypatch, path, url):
+    monkeypatch.setattr("boucle.plugins.sources.sqlalchemy._WHOLE", frozenset())
+    with pytest.raises(Refused, match="no transactions"):
+        write(f"{url}#t", {"a": [1]})
+    assert not path.exists()
+
+
+def test_somebody_else_is_writing(path, url):
+    execute_sqlite(path, "CREATE TABLE t (a INTEGER)")
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(Unavailable, match="locked"):
+            write(f"{url}?timeout=0.05#t", {"a": [1]})
+
+
+def test_a_dialect_that_is_not_installed():
+    for at in ("sqlalchemy+nosuch://ann:hunter2@host/x", "sqlalchemy+oracle+cx_oracle://ann:hunter2@host/x"):
+        with pytest.raises(MissingExtra, match=r"nosuch|cx_Oracle") as caught:
+            read(at, table="t")
+        assert "hunter2" not in f"{caught.value}{caught.value.__cause__}"
+        assert caught.value.__suppress_context__
+
+
+def test_what_of_a_url_is_never_shown(postgres):
+    for at in (
+        "sqlalchemy+",
+        "sqlalchemy+sqlite://ann:hunter2@host/x",
+        "sqlalchemy+postgresql://ann:hunter2@host:port/x",
+    ):
+        with pytest.raises((Invalid, NotFound)) as caught:
+            read(at, table="t")
+        assert "hunter2" not in f"{caught.value!r}{caught.value}"
+        assert caught.value.__suppress_context__ or not caught.value.__context__
+    at = postgres.replace("postgresql:", "sqlalchemy+postgresql+psycopg:")
+    for asked in ("sslmode=hunter2", "password=hunter2&sslmode=hunter2"):
+        with pytest.raises((Invalid, Unavailable)) as caught:
+            read(f"{at}?{asked}", table="t")
+        assert "hunter2" not in f"{caught.value!r}{caught.value}"
+
+
+def test_a_url_chooses_it_by_how_it_begins():
+    from boucle.data.choice import source_for
+
+    assert source_for("sqlalchemy+sqlite:///x.db#t") == "sqlalchemy"
+    assert source_for("sqlalchemy+mssql+pyodbc://ann@host/shop#orders") == "sqlalchemy"
+    assert source_for("mongodb+srv://host/shop") == "mongo"
+    with pytest.raises(Invalid):
+        source_for("sqlalchemyx://host/shop")

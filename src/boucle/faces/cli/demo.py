@@ -102,7 +102,7 @@ def _told(looped: dict[str, Any]) -> dict[str, str]:
 
 def _loop(args: argparse.Namespace, folder: Path, clock: _Clock) -> dict[str, Any]:
     import boucle.workspace
-    from boucle.faces.cli import demo_loop
+    from boucle.faces.cli import demo_data, demo_loop
     from boucle.faces.cli.begin import begin
     from boucle.flow.execute import execute
     from boucle.flow.load import load
@@ -132,6 +132,9 @@ def _loop(args: argparse.Namespace, folder: Path, clock: _Clock) -> dict[str, An
     with clock.part("the loop: it drifts, relearns, and replaces itself") as said:
         looped = demo_loop.loop(ws, service.url, found, say)
         said.append(f"{looped['winner']} won, {looped['sabotaged']} did not; {looped['lost']} requests lost")
+    with clock.part("the data: what changed, and a copy elsewhere") as said:
+        said.append(demo_data.changed(ws, demo_loop.NAME))
+        said.append(demo_data.copied(ws, folder.parent / "remote", folder.parent / "elsewhere"))
     if args.stop:
         stop(ws, demo_loop.NAME, reason="end of the demo")
     return {**looped, "project": str(folder)}

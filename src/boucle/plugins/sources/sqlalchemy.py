@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pyarrow as pa
@@ -26,7 +27,7 @@ _SAMPLE = 1000  # rows that tell the types of a query
 _FETCHED = 8192  # rows at most that wait here
 _PIECE = 2000  # rows of an INSERT
 _CONNECT = 10  # seconds
-_PATIENT = {"psycopg": "connect_timeout", "psycopg2": "connect_timeout", "pymysql": "connect_timeout", "pyodbc": "timeout"}
+_PATIENT = dict.fromkeys(("psycopg", "psycopg2", "pymysql"), "connect_timeout") | {"pyodbc": "timeout"}
 # Whose transactions undo everything; of others it is not known here, and the warehouses among them have none.
 _WHOLE = frozenset({
     "postgresql", "mysql", "mariadb", "sqlite", "oracle", "mssql", "snowflake", "ibm_db_sa", "redshift", "cockroachdb",
@@ -34,7 +35,7 @@ _WHOLE = frozenset({
 _MAKES_WITHIN = frozenset({"postgresql", "sqlite", "mssql", "ibm_db_sa", "redshift"})  # to make a table can be undone
 _TEMPORARY = frozenset({"postgresql", "mysql", "mariadb", "sqlite", "snowflake", "redshift"})
 _SERIALIZABLE = frozenset({"postgresql", "mysql", "mariadb", "mssql", "oracle"})
-_JOINS = frozenset({"postgresql", "mysql", "mariadb", "sqlite", "mssql", "redshift", "snowflake"})  # have UPDATE ... FROM
+_JOINS = _TEMPORARY | {"mssql"}  # have UPDATE ... FROM
 _HAS_NAN = frozenset({"postgresql", "snowflake", "redshift"})
 _UNDOES_NOTHING = frozenset({"myisam", "aria", "memory", "csv", "archive"})  # engines of MySQL
 _BACKSLASHED = frozenset({"mysql", "mariadb", "bigquery", "clickhouse", "databricks", "snowflake"})
@@ -144,8 +145,10 @@ _JSON = frozenset({"postgresql", "mysql", "mariadb", "sqlite", "mssql"})
 def _connected(ask: sql.Asked, *, reads: bool = False, serializable: bool = False) -> Iterator[sa.Connection]:
     engine = _engine(ask)
     dialect = engine.dialect.name
-    if dialect == "sqlite" and reads and "uri" not in engine.url.query:  # it would make an empty one
-        files.locate(str(engine.url.database or ""))
+    path = _file(engine)
+    if path and reads:  # it would make an empty one
+        files.locate(str(path))
+    fresh = path is not None and not path.exists()
     try:
         connection = engine.connect()
     except exc.SQLAlchemyError as error:
@@ -159,6 +162,15 @@ def _connected(ask: sql.Asked, *, reads: bool = False, serializable: bool = Fals
             yield connection
     except exc.SQLAlchemyError as error:
         raise _told(error, ask) from None
+    finally:
+        if path and fresh and path.exists() and not path.stat().st_size:
+            path.unlink()
+
+
+def _file(engine: sa.Engine) -> Path | None:
+    """The file of a SQLite database."""
+    plain = engine.dialect.name == "sqlite" and "uri" not in engine.url.query
+    return Path(engine.url.database or "") if plain else None
 
 
 def _set(connection: sa.Connection, dialect: str, *, reads: bool) -> None:
@@ -199,7 +211,9 @@ def _told(error: exc.SQLAlchemyError, ask: sql.Asked, *, connecting: bool = Fals
     if state[:2] == "28" or state == "42501" or _DENIED.search(text):
         return Refused(f"{where}: {text}", expected="a user and password that may", fix="see the option password")
     if isinstance(error, exc.IntegrityError) or state[:2] == "40" or _CLASHED.search(text):
-        return Conflict(f"{where}: {text}", expected="rows that keep to the constraints of the table, and nobody changing them")
+        return Conflict(
+            f"{where}: {text}", expected="rows that keep to the constraints of the table, and nobody changing them"
+        )
     invalidated = bool(getattr(error, "connection_invalidated", False))
     if connecting or invalidated or isinstance(error, exc.InterfaceError) or _BUSY.search(text):
         return Unavailable(f"{where}: {text}", expected="a server that answers", fix="check host and port, try again")
@@ -211,7 +225,9 @@ _DENIED = re.compile(
     r"command denied|ORA-01017|ORA-01031|ORA-28000"
 )
 _CLASHED = re.compile(r"(?i)deadlock|ORA-08177|could not serialize|cannot be null")
-_BUSY = re.compile(r"(?i)database is locked|lock wait timeout|timed? ?out|connection (?:reset|refused|is closed)|ORA-03113")
+_BUSY = re.compile(
+    r"(?i)database is locked|lock wait timeout|timed? ?out|connection (?:reset|refused|is closed)|ORA-03113"
+)
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------
@@ -244,6 +260,11 @@ def _place(table: Sequence[str]) -> tuple[str, str | None]:
     return table[-1], ".".join(table[:-1]) or None
 
 
+def _called(name: str, connection: sa.Connection) -> str:
+    """The name of a column, which SQLAlchemy takes from MySQL as it is quoted there."""
+    return name.replace("``", "`") if connection.dialect.name in types.MYSQL else name
+
+
 def _tables(connection: sa.Connection, within: str | None) -> list[str]:
     inspector = sa.inspect(connection)
     try:
@@ -258,7 +279,7 @@ def _there(connection: sa.Connection, ask: sql.Asked) -> dict[str, types.Type]:
     name, within = _place(ask.table)
     inspector = sa.inspect(connection)
     try:
-        found = {c["name"]: c["type"] for c in inspector.get_columns(name, within)}
+        found = {_called(c["name"], connection): c["type"] for c in inspector.get_columns(name, within)}
         told = inspector.get_table_options(name, within) if connection.dialect.name in types.MYSQL else {}
     except exc.NoSuchTableError:
         return {}
@@ -274,21 +295,21 @@ def _table(connection: sa.Connection, ask: sql.Asked) -> _Given:
     name, within = _place(ask.table)
     inspector = sa.inspect(connection)
     try:
-        columns = {c["name"]: c["type"] for c in inspector.get_columns(name, within)}
+        columns = {_called(c["name"], connection): c["type"] for c in inspector.get_columns(name, within)}
     except exc.NoSuchTableError:
         columns = {}
     if not columns:
         raise NotFound.named("table", ".".join(ask.table), _tables(connection, within))
     order: Sequence[str] = ()
     with suppress(NotImplementedError, exc.NoSuchTableError):  # a view
-        order = inspector.get_pk_constraint(name, within)["constrained_columns"]
+        order = [_called(n, connection) for n in inspector.get_pk_constraint(name, within)["constrained_columns"]]
     return _Given(sa.table(name, schema=within), columns, {}, order)
 
 
 def _query(connection: sa.Connection, ask: sql.Asked) -> _Given:
     text, values = _prepared(ask, connection.dialect.name)
     source = sa.text(text).columns().subquery("boucle_query")
-    with _streamed(connection, sa.select(sa.text("*")).select_from(source), values) as rows:
+    with _streamed(connection, sa.select(sa.text("*")).select_from(source).where(sa.false()), values) as rows:
         names = [str(n) for n in rows.keys()]  # noqa: SIM118  it is no mapping
     plain = [re.sub(r":\d+$", "", n) if connection.dialect.name == "sqlite" else n for n in names]
     sql.distinct([p if p in names else n for n, p in zip(names, plain, strict=True)], ask)  # SQLite says id and id:1
@@ -331,9 +352,15 @@ def _streamed(connection: sa.Connection, statement: sa.Select[Any], values: Mapp
     """The rows of a statement as the server sends them. What is not read to its end is given up with the connection."""
     streaming = connection.execution_options(stream_results=True, max_row_buffer=_FETCHED)
     rows = streaming.execute(statement, dict(values))
+    cursor: Any = rows.cursor
     try:
         yield rows
     finally:
+        left: Any = getattr(cursor, "_result", None)
+        if getattr(left, "unbuffered_active", False):  # PyMySQL would read all the rest
+            left.unbuffered_active, cursor.connection = False, None
+            if not connection.invalidated:
+                connection.invalidate()
         rows.close()
 
 
@@ -372,12 +399,12 @@ def _typed(connection: sa.Connection, ask: sql.Asked, given: _Given) -> list[sql
 def _sampled(
     connection: sa.Connection, ask: sql.Asked, given: _Given, names: Sequence[str], *, late: bool = False
 ) -> dict[str, pa.DataType | None]:
-    statement = sa.select(*(sa.column(n, given.columns[n]) for n in names)).select_from(given.source)
+    statement = sa.select(*(sa.column(n, given.columns[n]) for n in names)).select_from(given.source).limit(_SAMPLE)
     if late:
         statement = statement.where(sa.column(names[0]).is_not(None))
     with _streamed(connection, statement, given.values) as rows:
         described = rows.cursor.description
-        found = _fetching(rows, ask)(_SAMPLE)
+        found = _fetching(rows, ask)(_SAMPLE + 1)
         columns = list(zip(*found, strict=True)) or [()] * len(names)
         return {n: types.seen(n, v, d) for n, v, d in zip(names, columns, described, strict=True)}
 
@@ -389,7 +416,7 @@ def _declared(
     table: Sequence[str], columns: Mapping[str, types.Type], key: Sequence[str] = (), prefix: str = ""
 ) -> sa.Table:
     name, within = _place(table)
-    whole = {f"{d}_{k}": v for d in types.MYSQL for k, v in _INNODB.items()}
+    whole: dict[str, Any] = {f"{d}_{k}": v for d in types.MYSQL for k, v in _INNODB.items()}
     return sa.Table(
         name, sa.MetaData(),
         *(sa.Column(n, t, primary_key=n in key, autoincrement=False) for n, t in columns.items()),

@@ -57,9 +57,10 @@ def arrow_type(kind: Type, dialect: str) -> pa.DataType | None:
     return None
 
 
+_RAW = (sa.LargeBinary, sa.BINARY, sa.VARBINARY, mysql.TINYBLOB, mysql.MEDIUMBLOB, mysql.LONGBLOB)
 _FAMILIES: tuple[tuple[Any, pa.DataType], ...] = (
     (sa.Date, pa.date32()), (sa.Time, pa.time64("us")), ((sa.Interval, postgresql.INTERVAL), pa.duration("us")),
-    (sa.LargeBinary, pa.binary()), ((sa.BINARY, sa.VARBINARY), pa.binary()), (sa.JSON, pa.string()),
+    (_RAW, pa.binary()), (sa.JSON, pa.string()),
     ((sa.Uuid, sa.String), pa.string()),
 )  # fmt: skip
 
@@ -76,8 +77,8 @@ def _is_zoned(kind: Any, dialect: str) -> bool:
 
 
 def selected(column: sa.ColumnElement[Any], kind: Type, dialect: str) -> sa.ColumnElement[Any]:
-    """How a column is selected: SQLAlchemy itself would cut long times, and read fractions of seconds as other ones."""
-    if isinstance(kind, mysql.TIME):
+    """How a column is selected: SQLAlchemy itself would cut long times, make 2 true, and dates out of text."""
+    if isinstance(kind, mysql.TIME | sa.Boolean):
         return sa.type_coerce(column, sa.types.NullType())
     if isinstance(kind, mysql.FLOAT):  # as text it would lose digits
         return sa.type_coerce(column.op("+")(sa.literal_column("0e0")), sa.Float())
@@ -90,7 +91,7 @@ def selected(column: sa.ColumnElement[Any], kind: Type, dialect: str) -> sa.Colu
 
 def compared(kind: Type, after: Any, dialect: str) -> tuple[Any, Type]:
     """A cursor's value as it is bound, and its type. Raises `Invalid` where the order is not that of what is read."""
-    if isinstance(kind, sa.JSON | sa.ARRAY | sa.LargeBinary):
+    if isinstance(kind, (sa.JSON, sa.ARRAY, *_RAW)):
         raise Invalid(f"a column of {type(kind).__name__} cannot be the cursor", expected="a number, text or time")
     if isinstance(after, dt.datetime) and after.tzinfo is not None and dialect in _NAIVE_UTC:
         after = after.astimezone(dt.UTC).replace(tzinfo=None)
@@ -282,7 +283,9 @@ def _moments(dialect: str, *, zoned: bool) -> Type:
     if dialect in MYSQL:
         return mysql.TIMESTAMP(fsp=6) if zoned else mysql.DATETIME(fsp=6)
     if dialect == "mssql":
-        return mssql.DATETIMEOFFSET(6) if zoned else mssql.DATETIME2(6)
+        untyped: Any = mssql
+        found: Type = untyped.DATETIMEOFFSET(6) if zoned else untyped.DATETIME2(6)
+        return found
     if dialect == "oracle":
         return oracle.TIMESTAMP(timezone=zoned)
     return sa.DateTime(timezone=zoned)
