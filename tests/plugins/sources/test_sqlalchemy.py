@@ -360,6 +360,23 @@ def test_the_only_table_need_not_be_named(path, url):
         read("sqlalchemy+sqlite:////nowhere/at/all.db", table="t")
 
 
+def test_a_query_that_would_write_is_stopped_by_the_database(postgres, mariadb):
+    at = postgres.replace("postgresql:", "sqlalchemy+postgresql+psycopg:")
+    name = f"s{uuid.uuid4().hex[:12]}"
+    execute_postgres(postgres, f"CREATE SEQUENCE {name}")
+    execute_mariadb(mariadb, f"CREATE SEQUENCE {name}")
+    try:
+        with pytest.raises(Invalid, match="read-only"):
+            read(at, query=f"SELECT nextval('{name}') AS n").table()
+        with pytest.raises(Invalid, match="READ ONLY"):
+            read(mariadb.replace("mysql:", "sqlalchemy+mysql+pymysql:"), query=f"SELECT nextval({name}) AS n").table()
+        query = "SELECT (ARRAY[?, 'b]c?'])[1]::text AS x"
+        assert read(at, query=query, params=["a;"]).table().to_pylist() == [{"x": "a;"}]
+    finally:
+        execute_postgres(postgres, f"DROP SEQUENCE {name}")
+        execute_mariadb(mariadb, f"DROP SEQUENCE {name}")
+
+
 def test_documents_and_addresses_are_text(postgres):
     at = postgres.replace("postgresql:", "sqlalchemy+postgresql+psycopg:")
     name = f"t{uuid.uuid4().hex[:12]}"
@@ -486,3 +503,30 @@ def test_a_url_chooses_it_by_how_it_begins():
     assert source_for("mongodb+srv://host/shop") == "mongo"
     with pytest.raises(Invalid):
         source_for("sqlalchemyx://host/shop")
+
+
+def test_times_into_texts(path, url):
+    execute_sqlite(path, "CREATE TABLE t (a TEXT, b VARCHAR(20), c TEXT)")
+    rows = {"a": [dt.time(10, 11, 12, 5)], "b": [dt.date(2026, 1, 2)], "c": pa.array([MOMENT], pa.timestamp("us", "UTC"))}
+    assert write(f"{url}#t", pa.table(rows)) == 1
+    assert read(url).table().to_pylist() == [
+        {"a": "10:11:12.000005", "b": "2026-01-02", "c": "2026-01-01T10:00:00.500000"}
+    ]
+
+
+@pytest.mark.parametrize("dialect", ["oracle", "mssql"])
+def test_statements_for_other_dialects(dialect):
+    """These have no server here: their own compilers say at least that the statements and types are theirs."""
+    import sqlalchemy
+    from sqlalchemy.schema import CreateTable
+
+    from boucle.plugins.sources import sqlalchemy_types as types
+    from boucle.testing.sink import TYPES
+
+    compiler = __import__(f"sqlalchemy.dialects.{dialect}", fromlist=["dialect"]).dialect()
+    columns = [sqlalchemy.Column(n, types.made(a.type, dialect, key=n == "text")) for n, a in TYPES.items()]
+    said = str(CreateTable(sqlalchemy.Table("Odd name", sqlalchemy.MetaData(), *columns)).compile(dialect=compiler))
+    assert ('"Odd name"' if dialect == "oracle" else "[Odd name]") in said
+    assert ("zoned TIMESTAMP WITH TIME ZONE" if dialect == "oracle" else "zoned DATETIMEOFFSET(6)") in said
+    assert ("clock VARCHAR2(15 CHAR)" if dialect == "oracle" else "moment DATETIME2(6)") in said
+    assert types.arrow_type(columns[5].type, dialect) == pa.decimal128(10, 2)

@@ -306,29 +306,33 @@ def _table(connection: sa.Connection, ask: sql.Asked) -> _Given:
     return _Given(sa.table(name, schema=within), columns, {}, order)
 
 
+_NONE = sa.literal_column("1") == sa.literal_column("0")
+
+
 def _query(connection: sa.Connection, ask: sql.Asked) -> _Given:
     text, values = _prepared(ask, connection.dialect.name)
     source = sa.text(text).columns().subquery("boucle_query")
-    with _streamed(connection, sa.select(sa.text("*")).select_from(source).where(sa.false()), values) as rows:
+    with _streamed(connection, sa.select(sa.text("*")).select_from(source).where(_NONE), values) as rows:
         names = [str(n) for n in rows.keys()]  # noqa: SIM118  it is no mapping
     plain = [re.sub(r":\d+$", "", n) if connection.dialect.name == "sqlite" else n for n in names]
     sql.distinct([p if p in names else n for n, p in zip(names, plain, strict=True)], ask)  # SQLite says id and id:1
     return _Given(source, dict.fromkeys(names, sa.types.NullType()), values)
 
 
-_PIECES = r"""'(?:[^'{0}]|''{1})*'|"(?:[^"{0}]|""{1})*"|`[^`]*`|\[[^\]]*\]|--[^\n]*|/\*.*?\*/|[?;()]"""
+_PIECES = r"""'(?:[^'{0}]|''{1})*'|"(?:[^"{0}]|""{1})*"|`[^`]*`|{2}--[^\n]*|/\*.*?\*/|[?;()]"""
 
 
 def _prepared(ask: sql.Asked, dialect: str) -> tuple[str, dict[str, Any]]:
     """The query with `:name` for each placeholder and no other colons that look so, and the values. Raises `Invalid` for more
     than one statement, and what would leave the parentheses that it is put in."""
     slashes = ("\\\\", r"|\\.") if dialect in _BACKSLASHED else ("", "")
+    brackets = r"\[[^\]]*\]|" if dialect in ("mssql", "sqlite") else ""  # elsewhere they are those of arrays
     positional = ask.params is not None and not isinstance(ask.params, Mapping)
     values = list(ask.params or ()) if positional else []
     text = ask.query.strip().rstrip(";")
     out: list[str] = []
     end = depth = count = 0
-    for piece in re.finditer(_PIECES.format(*slashes), text, re.DOTALL):
+    for piece in re.finditer(_PIECES.format(*slashes, brackets), text, re.DOTALL):
         found = piece[0]
         out.append(text[end : piece.start()])
         end = piece.end()
@@ -338,7 +342,7 @@ def _prepared(ask: sql.Asked, dialect: str) -> tuple[str, dict[str, Any]]:
         if found == "?" and positional:
             count += 1
             found = f":boucle_{count}"
-        elif len(found) > 1 and found[0] != "[":
+        elif len(found) > 1:
             found = re.sub(r"(?<![:\w\\]):(?=\w)", r"\\:", found)
         out.append(found)
     if positional and count != len(values):

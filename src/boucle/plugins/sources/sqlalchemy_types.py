@@ -252,6 +252,8 @@ def made(kind: pa.DataType, dialect: str, *, key: bool) -> Type:
     if t.is_timestamp(kind):
         return _moments(dialect, zoned=kind.tz is not None)
     if t.is_time(kind):
+        if dialect == "oracle":  # has no such type
+            return sa.String(15)
         return mysql.TIME(fsp=6) if dialect in MYSQL else sa.Time()
     if t.is_duration(kind):
         if dialect in MYSQL:
@@ -318,6 +320,8 @@ def sent(column: pa.Array, kind: Type, dialect: str) -> list[Any]:
     values = list(column.to_pylist())
     if t.is_nested(arrow) and not isinstance(kind, sa.JSON | sa.ARRAY):
         return [None if v is None else sql.as_json(v) for v in values]
+    if isinstance(kind, sa.String) and (t.is_time(arrow) or t.is_date(arrow) or t.is_timestamp(arrow)):
+        return [None if v is None else v.isoformat() for v in values]
     if isinstance(kind, sa.Uuid):
         return [_uuid(v) if isinstance(v, str) else v for v in values]
     if dialect == "sqlite" and (t.is_decimal(arrow) or (t.is_integer(arrow) and isinstance(kind, sa.String))):
