@@ -1,10 +1,10 @@
 # ruff: noqa: PTH108, PTH123  the limit does with a path what the system does
 """Versions of folders: one large file and many small ones; snapshot, 1 % changed, status, checkout.
 
-Ours and DVC are timed as whole commands in new processes. The limits are the bare work in this process, without starting
+Ours, DVC and Oxen are timed as whole commands in new processes. The limits are the bare work in this process, without starting
 one: hash and copy every file, and hash and store fixed chunks. Contestants take turns, and the medians are shown.
 
-    python bench/versions.py --bytes 2e9 --files 20000 --rounds 3 --dvc VENV
+    python bench/versions.py --bytes 2e9 --files 20000 --rounds 3 --dvc VENV --hardlink --oxen VENV
 """
 
 from __future__ import annotations
@@ -133,8 +133,6 @@ class Dvc:
 
     def snapshot(self) -> None:
         self._run("dvc add -q data && git add -A && git commit -qm version")
-        if self.link == "hardlink":
-            self._later = "dvc unprotect data"
 
     def status(self) -> None:
         self._run("dvc status")
@@ -157,6 +155,40 @@ class Dvc:
 
 class DvcHardlink(Dvc):
     link = "hardlink"
+
+
+class Oxen:
+    """`oxen` of another environment, by its Python library: a new process for each step."""
+
+    def __init__(self, place: Path, venv: Path) -> None:
+        self.place, self.data, self._python = place, place / "data", venv / "bin" / "python"
+        config = place / ".config" / "oxen"
+        config.mkdir(parents=True)
+        (config / "user_config.toml").write_text('name = "b"\nemail = "b@x"\n')
+        self._environment = {**os.environ, "HOME": str(place)}
+        self._run("repo.init()")
+
+    def snapshot(self) -> None:
+        self._run("repo.add('data'); repo.commit('version')")
+
+    def mark_first(self) -> None:
+        """Only a branch leads back to a version."""
+        self._run("repo.checkout('first', True); repo.checkout('main')")
+
+    def status(self) -> None:
+        self._run("print(repo.status())")
+
+    def checkout(self) -> None:
+        self._run("repo.checkout('first')")
+
+    def stored(self) -> int:
+        return stored(self.place / ".oxen")
+
+    def _run(self, code: str) -> None:
+        subprocess.run(
+            [self._python, "-c", f"from oxen import Repo; repo = Repo('.'); {code}"],
+            cwd=self.place, check=True, stdout=subprocess.DEVNULL, env=self._environment,
+        )  # fmt: skip
 
 
 class Limit:
@@ -275,6 +307,7 @@ def one_round(kind: str, make_contestant: Callable[[Path], object], template: Pa
 
     first = digest(data)
     timed("first", contestant.snapshot)  # type: ignore[attr-defined]
+    getattr(contestant, "mark_first", lambda: None)()
     timed("status", contestant.status)  # type: ignore[attr-defined]
     one = contestant.stored()  # type: ignore[attr-defined]
     for step, edit in (("append 1 %", append), ("1 % in place", in_place)):
@@ -300,6 +333,7 @@ def main() -> None:
     parser.add_argument("--only", choices=("large", "small"))
     parser.add_argument("--dvc", type=Path, help="an environment with dvc and git")
     parser.add_argument("--hardlink", action="store_true", help="dvc with hard links too")
+    parser.add_argument("--oxen", type=Path, help="an environment with oxenai")
     parser.add_argument("--no-limits", action="store_true")
     parser.add_argument("--at", type=Path, default=Path("/var/tmp"), help="the disk to measure")
     args = parser.parse_args()
@@ -313,6 +347,8 @@ def main() -> None:
         contestants["dvc"] = lambda place: Dvc(place, args.dvc)
         if args.hardlink:
             contestants["dvc hardlink"] = lambda place: DvcHardlink(place, args.dvc)
+    if args.oxen:
+        contestants["oxen"] = lambda place: Oxen(place, args.oxen)
     for kind in ("large", "small"):
         if args.only not in (None, kind):
             continue

@@ -23,8 +23,13 @@ settings.load_profile("house")
 
 # These start programs, train models or simulate: all of them run in `make test`, none in the quick `make check`.
 SLOW = (
-    "core/test_bundle.py", "docs/", "faces/", "journeys/", "measure/test_drift.py", "ops/test_deploy.py", "plugins/frameworks/",
-    "plugins/targets/", "thirdparty/",
+    "core/test_bundle.py", "data/test_dvc.py", "data/test_memory.py", "data/test_stream", "docs/", "faces/", "journeys/",
+    "measure/test_drift.py", "measure/test_sequential.py", "ops/rollout/test_dying.py", "ops/rollout/test_loop.py",
+    "ops/test_deploy.py", "plugins/frameworks/", "plugins/targets/", "servers/", "thirdparty/",
+    # against real servers
+    *(f"plugins/channels/test_{name}.py" for name in ("kafka", "mqtt", "nats", "rabbitmq", "redis")),
+    *(f"plugins/sources/test_{name}.py" for name in ("mongo", "mysql", "postgres", "redis", "sqlalchemy")),
+    "plugins/places/test_fsspec.py", "plugins/places/test_objects.py", "plugins/sources/test_malformed.py",
 )  # fmt: skip
 
 

@@ -196,3 +196,8 @@ def test_ranges_of_times_that_are_finer_than_ours() -> None:
     assert not filters.may_match(where, {"at": ["2025-01-01T00:00:00", "2025-12-31T00:00:00"]})
     assert filters.may_match(field("s").starts("b"), {"s": ["abc", "bcd"]})
     assert not filters.may_match(field("s").starts("c"), {"s": ["abc", "bcd"]})
+
+
+@pytest.mark.parametrize("ranges", [{"x": ["a", "b"]}, {"x": [None, {}]}, {"x": [[1], [2]]}, {"x": []}, {"x": 3}])
+def test_ranges_that_mean_nothing_skip_nothing(ranges):
+    assert filters.may_match(Compare("x", ">", 3), ranges)

@@ -5,13 +5,13 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from boucle.core.errors import Conflict, Corrupt, Invalid, NotFound
 from boucle.data import checkout as module
+from boucle.data import folder as folders
 from boucle.data.checkout import checkout
 from boucle.data.snapshot import snapshot, status
 from boucle.ledger import datasets, trees
@@ -122,8 +122,9 @@ def test_what_is_in_no_version_is_not_lost(ws: Workspace, place: Path, three) ->
     before = on_disk(place)
     with pytest.raises(Conflict) as error:
         checkout(ws, "docs@1", place)
-    for name in ("run.sh", "sub/untracked", "sub/deep/large.bin"):
+    for name in ("run.sh", "sub/deep/large.bin"):
         assert name in error.value.what
+    assert "sub/untracked" not in error.value.what
     assert on_disk(place) == before
     assert checkout(ws, "docs@1", place, dry_run=True, force=True).overwritten
     assert on_disk(place) == before
@@ -247,6 +248,18 @@ def test_sizes_and_chunks_that_lie_are_noticed(ws: Workspace, tmp_path: Path) ->
         assert on_disk(tmp_path / "out") == {}
 
 
+def test_a_line_with_too_few_parts_is_corrupt(ws: Workspace, tmp_path: Path) -> None:
+    file = ws.blobs.put(b"good")
+    commit(ws, f"{file} f 4 a")
+    manifest = ws.blobs.put(f"{trees.HEAD}\n{file} f\n".encode())
+    trees.commit(ws, "evil", trees.Tree(manifest, [f"{file} f 4 a"]))
+    checkout(ws, "evil@1", tmp_path / "out")
+    for folder in ("out", "other"):
+        with pytest.raises(Corrupt):
+            checkout(ws, "evil@2", tmp_path / folder)
+    assert on_disk(tmp_path / "out") == {"a": ("f", b"good")}
+
+
 def test_bad_references(ws: Workspace, place: Path, three, tmp_path: Path) -> None:
     datasets.commit(ws, "table", {"x": [1]})
     with pytest.raises(Invalid, match="is a table"):
@@ -280,11 +293,18 @@ def test_a_checkout_that_fails_is_finished_by_the_next(ws: Workspace, place: Pat
 
 
 BRINGING = """
-import sys
+import os, signal, sys
 from boucle.workspace import open
 from boucle.data.checkout import checkout
-ws = open(sys.argv[1])
-print("go", flush=True)
+ws, write, left = open(sys.argv[1]), os.pwrite, int(sys.argv[4])
+def dies(descriptor, data, at):
+    global left
+    left -= 1
+    if left < 0:
+        write(descriptor, data[: len(data) // 2], at)
+        os.kill(os.getpid(), signal.SIGKILL)
+    return write(descriptor, data, at)
+os.pwrite = dies
 checkout(ws, sys.argv[3], sys.argv[2])
 """
 
@@ -294,33 +314,119 @@ def test_a_killed_checkout_is_mended_by_the_next(ws: Workspace, place: Path, aga
     draw, versions = random.Random(again), []
     for version in range(3):
         for i in range(version, 60, 2):
-            (place / f"f{i}").write_bytes(draw.randbytes(200_000))
-        (place / "sub" / "deep" / "large.bin").write_bytes(draw.randbytes(1000) + draw.randbytes(20_000_000))
+            (place / f"f{i}").write_bytes(draw.randbytes(20_000 + 1000 * version))
+        (place / "sub" / "deep" / "large.bin").write_bytes(draw.randbytes(1000) + draw.randbytes(6_000_000))
         snapshot(ws, place, "docs")
         versions.append(on_disk(place))
-    cut_off = 0
-    for i in range(10):
-        version = (i + 1) % 3 + 1
-        child = subprocess.Popen(
-            [sys.executable, "-c", BRINGING, str(ws.project), str(place), f"docs@{version}"], stdout=subprocess.PIPE
-        )
-        assert child.stdout is not None
-        child.stdout.readline()
-        time.sleep(0.015 + draw.random() * 0.08)
-        child.send_signal(signal.SIGKILL)
-        child.communicate()
-        cut_off += bool(status(ws, place).unfinished)
+    for i, writes in enumerate((0, 1, 5, 20, 30)):
+        version = (again + i) % 3 + 1
+        if version == again:
+            version = again % 3 + 1
+        arguments = [str(ws.project), str(place), f"docs@{version}", str(writes)]
+        assert subprocess.run([sys.executable, "-c", BRINGING, *arguments], check=False).returncode == -signal.SIGKILL
+        assert status(ws, place).unfinished == f"docs@{version}"
         checkout(ws, f"docs@{again}", place)
         assert on_disk(place) == versions[again - 1]
         assert not status(ws, place)
-    assert cut_off
+        assert not status(ws, place).unfinished
 
 
-def test_two_versions_with_the_same_paths_take_the_short_way(ws: Workspace, place: Path, three) -> None:
-    one = trees.files(ws.blobs, datasets.resolve(ws, "docs@1").manifest)
-    two = trees.files(ws.blobs, datasets.resolve(ws, "docs@2").manifest)
-    three_ = trees.files(ws.blobs, datasets.resolve(ws, "docs@3").manifest)
-    differing = module._same_paths(one, two)
-    assert differing is not None
-    assert [one.paths[i] for i in differing] == ["a.txt", "sub/deep/large.bin", "sub/link"]
-    assert module._same_paths(one, three_) is None
+def test_small_files_are_changed_in_place_only_where_nobody_else_has_them(ws: Workspace, place: Path, three) -> None:
+    checkout(ws, "docs@1", place)
+    inode = (place / "a.txt").stat().st_ino
+    assert checkout(ws, "docs@2", place).how == {"patch": 2, "symlink": 1}
+    assert (place / "a.txt").stat().st_ino == inode
+    os.link(place / "a.txt", ws.project / "other")
+    assert checkout(ws, "docs@2", place).kept == []  # its inode changed, its content did not
+    assert checkout(ws, "docs@1", place).how == {"patch": 1, "symlink": 1, "copy": 1}
+    assert (ws.project / "other").read_bytes() == b"omega"
+    (place / "a.txt").chmod(0o444)
+    assert checkout(ws, "docs@2", place).how == {"patch": 1, "symlink": 1, "copy": 1}
+    assert on_disk(place) == three[1]
+
+
+@pytest.fixture(params=["alone", "forked"])
+def scanned(request: pytest.FixtureRequest, monkeypatch) -> None:
+    """Other files are looked at after those that differ were written, or meanwhile by another process."""
+    if request.param == "forked":
+        monkeypatch.setattr(folders, "_FORK", 1)
+        monkeypatch.setattr(folders, "_may_fork", lambda: True)
+
+
+def test_local_changes_of_other_files_are_kept_and_told(ws: Workspace, place: Path, three, scanned) -> None:
+    checkout(ws, "docs@1", place)
+    (place / "run.sh").write_bytes(b"mine")
+    (place / "sub" / "untracked").write_bytes(b"mine too")
+    done = checkout(ws, "docs@2", place)
+    assert (done.kept, done.overwritten) == (["run.sh", "sub/untracked"], [])
+    assert done.written == ["a.txt", "sub/deep/large.bin", "sub/link"]
+    mine = {"run.sh": ("x", b"mine"), "sub/untracked": ("f", b"mine too")}
+    assert on_disk(place) == three[1] | mine
+    found = status(ws, place)
+    assert (found.ref, found.modified, found.added, found.removed) == ("docs@2", ["run.sh"], ["sub/untracked"], [])
+    assert checkout(ws, "docs@1", place, dry_run=True).kept == done.kept
+    with pytest.raises(Conflict, match=r"run\.sh"):
+        checkout(ws, "docs@3", place)  # which has another run.sh
+    assert on_disk(place) == three[1] | mine
+    forced = checkout(ws, "docs@1", place, force=True)
+    assert (forced.overwritten, forced.kept, forced.removed) == (["run.sh", "sub/untracked"], [], ["sub/untracked"])
+    assert on_disk(place) == three[0]
+    assert not status(ws, place)
+
+
+def test_what_is_missing_comes_back_with_another_version(ws: Workspace, place: Path, three, scanned) -> None:
+    checkout(ws, "docs@1", place)
+    (place / "run.sh").unlink()
+    (place / "a.txt").unlink()
+    done = checkout(ws, "docs@2", place)
+    assert done.written == ["a.txt", "run.sh", "sub/deep/large.bin", "sub/link"]
+    assert on_disk(place) == three[1]
+    assert not status(ws, place)
+
+
+def test_what_cannot_come_back_past_a_file_of_mine_stays_away(ws: Workspace, place: Path, scanned) -> None:
+    (place / "other").mkdir()
+    (place / "other" / "x").write_bytes(b"x")
+    snapshot(ws, place, "docs")
+    (place / "a.txt").write_bytes(b"two")
+    snapshot(ws, place, "docs")
+    shutil.rmtree(place / "other")
+    (place / "other").write_bytes(b"mine")
+    (place / "run.sh").unlink()
+    (place / "run.sh").mkdir()
+    (place / "run.sh" / "mine").write_bytes(b"mine")
+    done = checkout(ws, "docs@1", place)
+    assert (done.written, done.kept) == (["a.txt"], ["other", "run.sh/mine"])
+    found = status(ws, place)
+    assert (found.added, found.removed) == (["other", "run.sh/mine"], ["other/x", "run.sh"])
+    checkout(ws, "docs@1", place, force=True)
+    assert not status(ws, place)
+    assert (place / "other" / "x").read_bytes() == b"x"
+
+
+def test_a_file_of_mine_where_the_version_has_one_is_a_conflict(ws: Workspace, place: Path, three, scanned) -> None:
+    checkout(ws, "docs@2", place)
+    for mine, blocked in (("new/c.txt", "new/c.txt"), ("new", "new"), ("new/c.txt/mine", "new/c.txt/mine")):
+        (place / mine).parent.mkdir(parents=True, exist_ok=True)
+        (place / mine).write_bytes(b"mine")
+        before = on_disk(place)
+        with pytest.raises(Conflict, match=f" {blocked}$|: {blocked}\n"):
+            checkout(ws, "docs@3", place)
+        assert on_disk(place) == before
+        if (place / "new").is_dir():
+            shutil.rmtree(place / "new")
+        else:
+            (place / "new").unlink()
+    checkout(ws, "docs@3", place)
+    assert on_disk(place) == three[2]
+
+
+def test_what_differs_between_two_versions(ws: Workspace, place: Path, three) -> None:
+    one, two, three_ = (trees.files(ws.blobs, datasets.resolve(ws, f"docs@{i}").manifest) for i in (1, 2, 3))
+    differ = module._differ(one, two)
+    assert list(differ.before) == list(differ.after) == ["a.txt", "sub/deep/large.bin", "sub/link"]
+    assert differ.places == {path: one.paths.index(path) for path in differ.before}
+    differ = module._differ(two, three_)
+    assert differ.places is None
+    assert sorted(differ.before) == ["run.sh", "sub/b.txt", "sub/deep/large.bin"]
+    assert sorted(differ.after) == ["new/c.txt", "run.sh", "sub/b.txt/now_a_folder", "sub/deep/large.bin"]

@@ -21,7 +21,7 @@ from boucle.core.frames import Frame
 from boucle.core.records import Dataset
 from boucle.data import combine
 from boucle.data.ingest import bad_lines, ingest, shown, source_for
-from boucle.ledger import datasets, tables
+from boucle.ledger import datasets, lineage, tables, trees
 from boucle.measure.quality import Profile
 from boucle.workspace import init
 
@@ -134,6 +134,7 @@ def test_odd_input_that_works(ws, file, content, rows, bad):
     assert [b.number for b in got.bad] == bad
 
 
+@pytest.mark.slow
 def test_ten_thousand_columns(ws, file):
     names = [f"c{i}" for i in range(10_000)]
     got = ingest(ws, file(",".join(names) + "\n" + (",".join(["1"] * 10_000) + "\n") * 2), "wide")
@@ -349,3 +350,55 @@ def test_sources_of_the_settings_and_secrets_of_the_vault(tmp_path, file, monkey
         monkeypatch.delenv("BOUCLE_SECRET_SEPARATOR")
         with pytest.raises(NotFound, match="SEPARATOR"):
             ingest(ws, "shop", "t")
+
+
+@pytest.mark.parametrize("mode", ["append", "merge"])
+def test_rows_of_another_table_do_not_join(ws, mode):
+    ingest(ws, {"id": [1], "city": ["Lyon"]}, "tx")
+    with pytest.raises(Refused, match="share no column with tx@1"):
+        ingest(ws, {"other": [1]}, "tx", mode=mode, key=["other"] if mode == "merge" else ())
+    assert datasets.latest(ws, "tx").version == 1
+
+
+def test_rows_do_not_become_a_version_of_files(ws):
+    trees.commit(ws, "pets", trees.add(ws.blobs, {"rex.txt": b"woof"}.items()))
+    for evolve in (False, True):
+        with pytest.raises(Invalid, match="pets@1 holds files"):
+            ingest(ws, {"a": [1]}, "pets", evolve=evolve)
+
+
+def test_where_rows_come_from_that_were_there_before(ws, tmp_path):
+    for name, text in (("a.csv", "id\n1\n"), ("b.csv", "id\n2\n")):
+        (tmp_path / name).write_text(text)
+        ingest(ws, tmp_path / name, "tx", mode="append")
+    ingest(ws, {"id": [2]}, "tx", mode="merge", key=["id"], origin="by hand")  # changes nothing
+    ingest(ws, {"id": [3]}, "tx", mode="merge", key=["id"], origin="by hand")
+    origins = [n.ref for n in lineage.why(ws, "dataset:tx@3").flat()][1:]
+    assert origins == ["source:by hand", f"source:{tmp_path / 'b.csv'}", f"source:{tmp_path / 'a.csv'}"]
+    touched = lineage.impact(ws, "dataset:tx@1")
+    assert [(n.relation, n.ref) for n in touched.children] == [
+        ("continued by", "dataset:tx@2"),
+        ("continued by", "dataset:tx@3"),
+    ]
+    ingest(ws, {"id": [9]}, "tx")  # in the place of what there was
+    assert [n.relation for n in lineage.why(ws, "dataset:tx@4").flat()][1:] == ["read from"]
+    assert len(lineage.impact(ws, "dataset:tx@1").children) == 2
+
+
+def test_many_versions_are_no_deep_tree(ws):
+    first, _ = datasets.commit(ws, "tx", {"id": [0]}, source="stream")
+    last = first
+    for i in range(40):
+        last, _ = datasets.commit(ws, "tx", {"id": [i + 1]}, source="stream", after=last.key)
+    assert [n.ref for n in lineage.why(ws, str(last.ref)).flat()] == [str(last.ref), "source:stream"]
+    assert len(lineage.impact(ws, str(first.ref)).children) == 40
+
+
+def test_a_path_in_the_settings_is_one_from_there(tmp_path, monkeypatch):
+    init(tmp_path / "project").close()
+    (tmp_path / "project" / "a.csv").write_text("id\n1\n")
+    with (tmp_path / "project" / "boucle.toml").open("a") as file:
+        file.write('[sources.daily]\nurl = "a.csv"\n')
+    monkeypatch.chdir(tmp_path)
+    with boucle.open("project") as ws:
+        assert ingest(ws, "daily", "tx").dataset.source == str(tmp_path / "project" / "a.csv")

@@ -366,6 +366,24 @@ def test_a_row_without_event_time_is_set_aside(ws: Any, broker: Broker) -> None:
     assert "no event time" in whys(ws)[0]
 
 
+def test_an_event_time_that_no_message_has_sets_nothing_aside(ws: Any, broker: Broker) -> None:
+    broker.add(*at(1, 2))
+    with pytest.raises(Invalid, match="no message has the event time 'when'"):
+        read(ws, window=5.0, event_time="when")
+    assert not datasets.names(ws)
+    assert not broker.acknowledged
+
+
+def test_a_stream_goes_on_from_a_table_of_its_kind_alone(ws: Any, broker: Broker) -> None:
+    ingest(ws, [{"n": -1}], "tx")
+    ingest(ws, [{"other": "x"}], "another")
+    broker.add({"n": 0})
+    assert [r["n"] for r in (read(ws), rows(ws))[1]] == [-1, 0]
+    with pytest.raises(Refused, match="share no column with another@1"):
+        read(ws, "another")
+    assert len(datasets.versions(ws, "another")) == 1
+
+
 def test_too_many_that_wait_are_said(ws: Any, broker: Broker) -> None:
     broker.add(*at(*range(100, 150)))
     with pytest.raises(Refused, match="most_held"):

@@ -409,3 +409,70 @@ def test_the_blobs_of_a_workspace_may_be_remote(make, tmp_path, there):
     assert rows(cleo, "mine@1") == [{"x": 1}, {"x": 2}]
     assert check(cleo).problems == []
     assert time.time() - cleo.blobs.stored(cleo.store.get(Dataset, "mine@1").manifest) < 1000
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"digest": "0" * 64},
+        {"rows": 7},
+        {"rows": True},
+        {"size": 2**70},
+        {"created": 2**70},
+        {"manifest": "../../x"},
+        {"statistics": "x"},
+        {"tags": {"bad_lines": ["x"]}},
+        {"position": {"held": [1]}},
+        {"schema": {"columns": [{"name": "y", "type": "int64"}]}},
+        {"schema": {}},
+        {"type": "files"},
+    ],
+    ids=str,
+)
+def test_a_record_that_is_not_of_its_content_is_refused(ann, make, there, change):
+    sync.push(ann, there, ["tx@1"])
+    path = Path(there, "datasets/tx/1.json")
+    said = json.loads(path.read_text())
+    path.write_text(json.dumps({**said, "dataset": {**said["dataset"], **change}}))
+    bob = make("bob")
+    with pytest.raises((Corrupt, Invalid)):
+        sync.pull(bob, there)
+    assert bob.store.find(Dataset) == []
+
+
+@pytest.mark.parametrize(
+    "said", ["[" * 200_000, '{"format": 1e999, "dataset": {}}', '{"format": 1, "dataset": {"created": NaN}}']
+)
+def test_a_record_made_to_break_a_reader_is_refused(ann, make, there, said):
+    sync.push(ann, there, ["tx@1"])
+    Path(there, "datasets/tx/1.json").write_text(said)
+    with pytest.raises(Corrupt, match="not the record"):
+        sync.pull(make("bob"), there)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"blocks": 3},
+        {"blocks": [3]},
+        {"blocks": [{}]},
+        {"arrow": "%%%"},
+        {"arrow": "AAAA"},
+        {"schema": []},
+        {"tree": 3},
+        {"rows": "x"},
+        {"digest": "0" * 64},
+    ],
+    ids=str,
+)
+def test_a_manifest_that_is_none_is_refused(ann, make, there, change):
+    sync.push(ann, there, ["tx@1"])
+    path = Path(there, "datasets/tx/1.json")
+    said = json.loads(path.read_text())
+    manifest = {**json.loads(ann.blobs.get(said["dataset"]["manifest"])), **change}
+    said["dataset"]["manifest"] = sync.opened(ann, there).blobs.put(json.dumps(manifest).encode())
+    path.write_text(json.dumps(said))
+    bob = make("bob")
+    with pytest.raises(Corrupt):
+        sync.pull(bob, there)
+    assert bob.store.find(Dataset) == []

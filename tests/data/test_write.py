@@ -8,6 +8,7 @@ import pytest
 from boucle.core.errors import Conflict, Invalid, NotFound
 from boucle.data.ingest import ingest
 from boucle.data.write import write
+from boucle.ledger import lineage
 from boucle.settings import resolve
 from boucle.workspace import Workspace
 
@@ -69,3 +70,13 @@ def test_what_cannot_be_written(ws, tmp_path):
     with pytest.raises(Invalid, match="csv source cannot be written to") as caught:
         write(ws, "tx", str(tmp_path / "x.csv"))
     assert "sqlite" in caught.value.expected
+
+
+def test_lineage_knows_the_tables(ws, tmp_path):
+    url = f"sqlite:///{tmp_path}/out.db#scores"
+    write(ws, "tx", url)
+    write(ws, "tx", url)
+    touched = lineage.impact(ws, "dataset:tx@1").children
+    assert [(n.relation, n.ref) for n in touched] == [("written into", f"sink:sqlite:///{tmp_path}/out.db#scores")]
+    assert ingest(ws, url, "back").dataset.source == f"sqlite:///{tmp_path}/out.db#scores"
+    assert ingest(ws, url.partition("#")[0], "again", options={"table": "scores"}).dataset.source == url

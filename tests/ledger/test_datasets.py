@@ -27,6 +27,7 @@ def frame(*values):
 
 class Recorder:
     run = "RUN1"
+    used = ()
 
     def __init__(self):
         self.seen = []

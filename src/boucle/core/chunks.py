@@ -9,6 +9,7 @@ A list of chunks is a blob of its own: the line `boucle chunks 1`, then a line `
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import Any
@@ -21,7 +22,7 @@ LARGEST = 1 << 22
 Chunk = tuple[str, int]  # digest, bytes
 
 _HEAD = b"boucle chunks 1\n"
-_HEX = frozenset(b"0123456789abcdef")
+_LIST = re.compile(_HEAD + rb"(?:[0-9a-f]{64} [1-9][0-9]{0,17}\n)*+")
 
 
 def cuts(data: memoryview, *, ends: bool) -> Iterator[int]:
@@ -72,21 +73,10 @@ def to_list(chunks: Sequence[Chunk]) -> bytes:
 
 def from_list(blob: bytes, digest: str = "") -> list[Chunk]:
     """The chunks of a list; raises `Corrupt` for what is none."""
-    if not blob.startswith(_HEAD) or not blob.endswith(b"\n"):
+    if _LIST.fullmatch(blob) is None:
         raise _no_list(digest)
-    found: list[Chunk] = []
-    for line in blob[len(_HEAD) :].split(b"\n")[:-1]:
-        size = line[65:]
-        if not (
-            _HEX.issuperset(line[:64])
-            and line[64:65] == b" "
-            and size.isdigit()
-            and len(size) <= 18
-            and size[:1] != b"0"
-        ):
-            raise _no_list(digest)
-        found.append((line[:64].decode(), int(size)))
-    return found
+    lines = blob.decode().split("\n")[1:-1]
+    return [(line[:64], int(line[65:])) for line in lines]
 
 
 def _no_list(digest: str) -> Corrupt:

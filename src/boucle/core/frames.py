@@ -446,7 +446,18 @@ def to_rows(data: pa.RecordBatch | pa.Table) -> list[dict[str, Any]]:
     """Rows as mappings of JSON values."""
     from boucle.core.schema import jsonable
 
-    return [{k: jsonable(v) for k, v in row.items()} for row in data.to_pylist()]
+    try:
+        rows = data.to_pylist()
+    except (OverflowError, ValueError):  # times beyond those of Python, or finer without pandas
+        rows = type(data).from_arrays([_told(c) for c in data.columns], names=data.schema.names).to_pylist()
+    return [{k: jsonable(v) for k, v in row.items()} for row in rows]
+
+
+def _told(column: Any) -> Any:
+    """Dates and times as text."""
+    if pa.types.is_date(column.type) or pa.types.is_timestamp(column.type):
+        return column.cast(pa.string())
+    return column
 
 
 def to_pandas(data: pa.Table | pa.RecordBatch) -> pd.DataFrame:

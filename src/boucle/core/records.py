@@ -340,6 +340,7 @@ RELATIONS: dict[str, str] = {
     "part_of": "run -> the run it is a step of",
     "ran": "run -> code",
     "derived": "thing -> thing it was copied or cut from",
+    "continues": "dataset -> the version whose rows it holds too",
     "packs": "model -> artifact of its bundle",
     "trained_on": "model -> rows it learned from",
     "tested_on": "model -> rows it was judged on",

@@ -184,8 +184,10 @@ def _index_size(path: Path) -> int:
             raise zipfile.BadZipFile("its end is missing")
         declared = int.from_bytes(tail[at + 12 : at + 16], "little")
         big = tail.rfind(b"PK\6\6", 0, at)
-        if declared == 0xFFFFFFFF and 0 <= big <= len(tail) - 48:
-            declared = int.from_bytes(tail[big + 40 : big + 48], "little")
+        if 0 <= big <= len(tail) - 48:  # `zipfile` believes it whatever the other record says
+            declared = max(
+                declared if declared != 0xFFFFFFFF else 0, int.from_bytes(tail[big + 40 : big + 48], "little")
+            )
     return min(declared, size)
 
 

@@ -3,24 +3,18 @@
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import fcntl
 import json
 import os
-import threading
 import time
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from boucle.core import chunks
 from boucle.core.errors import Conflict, Corrupt, Invalid, NotFound
 from boucle.data import reading, snapshot
-from boucle.data.folder import DRAFTS, MARGIN, Folder, Found, Memory, Row
+from boucle.data.folder import DRAFTS, MARGIN, Folder, Memory, Row, Seen, state
+from boucle.data.writing import Writer, discard, opened
 from boucle.ledger import trees
 
 if TYPE_CHECKING:
@@ -28,8 +22,6 @@ if TYPE_CHECKING:
     from boucle.workspace import Workspace
 
 LINKS = ("auto", "reflink", "hardlink", "copy")
-_CLONE = 0x40049409  # FICLONE of Linux: the same blocks under another name, until one of them is written to
-_SOME = 32  # files that a thread takes at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +33,7 @@ class CheckedOut:
     removed: list[str]
     how: dict[str, int]
     overwritten: list[str] = field(default_factory=list)  # changes that no version holds
+    kept: list[str] = field(default_factory=list)  # changes of files that are the same in both versions, or in neither
     skipped: list[tuple[str, str]] = field(default_factory=list)
     seconds: float = 0.0
 
@@ -65,14 +58,26 @@ def journal(place: Folder) -> Journal:
         return Journal("?")
 
 
+@dataclass(frozen=True, slots=True)
+class _Differences:
+    """Lines, by path, of the version that a folder holds and of the one it is to hold, where they differ."""
+
+    before: dict[str, str] = field(default_factory=dict)
+    after: dict[str, str] = field(default_factory=dict)
+    places: dict[str, int] | None = None  # in both manifests, when they have the same paths
+
+    def __contains__(self, path: str) -> bool:
+        return path in self.after or path in self.before
+
+
 @dataclass(slots=True)
 class _Plan:
-    write: list[trees.Entry] = field(default_factory=list)
-    patch: list[tuple[trees.Entry, list[chunks.Chunk], list[chunks.Chunk]]] = field(
-        default_factory=list
-    )  # before, after
-    remove: list[str] = field(default_factory=list)
+    write: dict[str, str] = field(default_factory=dict)  # lines by path
+    remove: list[str] = field(default_factory=list)  # as written in a manifest
+    # Lines of files that are as remembered, may be written to and have no other name: they can be changed in place.
+    own: dict[str, str] = field(default_factory=dict)
     lost: list[str] = field(default_factory=list)
+    kept: list[str] = field(default_factory=list)
     right: dict[str, Row] = field(default_factory=dict)  # files that are already as they should be, as they are now
 
 
@@ -86,139 +91,207 @@ def checkout(
     dry_run: bool = False,
     progress: reading.Progress | None = None,
 ) -> CheckedOut:
-    """Make a folder hold exactly the files of a version; it is made when it is not there.
+    """Make a folder hold the files of a version; it is made when it is not there.
 
-    What was changed, added or never part of a version is not overwritten or removed, but raises `Conflict`, unless `force`.
+    Local changes of files that differ between the two versions are not overwritten, but raise `Conflict` before anything
+    is written. Those of other files, and files that are in neither version, stay as they are and are told, and what was
+    deleted comes back. With `force` the folder holds exactly the version.
+
     `link` says how a file that is stored as a whole comes into the folder: `reflink` where the file system can, otherwise a
     copy; `hardlink` as a read-only file that shares its bytes with the store. Run it again when it was cut off.
     """
     started = time.monotonic()
-    from boucle.ledger import datasets, recording
-
     if link not in LINKS:
         raise Invalid(f"link={link!r}", expected=f"one of {', '.join(LINKS)}")
+    place = Folder(ws.root, ws.project, folder)
+    plans, how, rows = list[_Plan](), Counter[str](), dict[str, Row]()
+    with place.alone():
+        since = place.tick()
+        remembered = place.remembered()
+        with place.scanning(remembered) as scanned:
+            dataset = _resolved(ws, ref)
+            memory, base = snapshot.known(ws, remembered)
+            tree = trees.files(ws.blobs, dataset.manifest) if dataset.manifest != base.manifest else base
+            differ, begun = _differ(base, tree), journal(place)
+
+            def carry_out(plan: _Plan) -> None:
+                plans.append(plan)
+                rows.update(plan.right)
+                if (plan.write or plan.remove) and not dry_run:
+                    writer = Writer(
+                        ws.blobs, place.path, plan.write, plan.remove, plan.own, link, since - MARGIN, progress
+                    )
+                    _begin(place, dataset, writer.changed_in_place)
+                    writer.work(how, rows)
+
+            if not dry_run:
+                place.path.mkdir(parents=True, exist_ok=True)
+                if begun.ref:
+                    _clear(place)
+            own = _untouched(place, memory, differ) if base.manifest and not begun.ref else None
+            if own is None:
+                seen = scanned() if memory is remembered else place.scan(memory)
+                carry_out(_planned(ws, place, base, tree, differ, seen, force))
+            else:  # nothing can be lost: it is written while another process looks at all else
+                carry_out(_Plan(dict(differ.after), _removed(differ), own))
+                seen = scanned()
+                others = Seen(
+                    [f for f in seen.changed if trees.escaped(f.path) not in differ],
+                    [p for p in seen.gone if trees.escaped(p) not in differ],
+                    seen.skipped,
+                )
+                carry_out(_planned(ws, place, base, tree, _Differences(), others, force))
+        if not dry_run:
+            if rows or begun.ref or memory.ref != dataset.key or memory.manifest != tree.manifest:
+                place.remember(_after(memory, dataset, tree, differ, rows), since)
+            place.journal.unlink(missing_ok=True)
+    from boucle.ledger import recording
+
+    recording.note_read(str(dataset.ref), dataset.digest, ref)
+    written = sorted(trees.unescaped(path) for plan in plans for path in plan.write)
+    removed = sorted(trees.unescaped(path) for plan in plans for path in plan.remove)
+    lost, kept = sorted(p for plan in plans for p in plan.lost), sorted(p for plan in plans for p in plan.kept)
+    seconds = time.monotonic() - started
+    return CheckedOut(dataset, written, removed, dict(how), lost, kept, seen.skipped, seconds)
+
+
+def _resolved(ws: Workspace, ref: str) -> Dataset:
+    from boucle.ledger import datasets
+
     dataset = datasets.resolve(ws, ref)
     if dataset.type != "files":
         raise Invalid(
             f"{dataset.ref} is a table", expected="a version of files", fix=f"boucle data export {dataset.key} FILE"
         )
-    place = Folder(ws.root, ws.project, folder)
-    if not dry_run:
-        place.path.mkdir(parents=True, exist_ok=True)
-    with place.alone():
-        since = place.tick()
-        memory, base = snapshot.known(ws, place)
-        tree = trees.files(ws.blobs, dataset.manifest) if dataset.manifest != base.manifest else base
-        same = _same_paths(base, tree)
-        paths = memory.paths if same is not None else tree.paths
-        plan, skipped = _planned(ws, place, memory, base, tree, paths, force, link)
-        how: Counter[str] = Counter()
-        rows: dict[str, Row] = dict(plan.right)
-        if not dry_run:
-            if place.journal.exists():
-                _clear(place)
-            work = plan.write or plan.patch or plan.remove
-            if work:
-                _begin(place, dataset, plan)
-                writer = _Writer(ws, place, plan, link, since - MARGIN, progress)
-                how, written = writer.work()
-                rows |= written
-            if work or plan.right or place.journal.exists() or memory.ref != dataset.key:
-                place.remember(_after(memory, dataset, tree, paths, same, rows), since)
-            place.journal.unlink(missing_ok=True)
-    recording.note_read(str(dataset.ref), dataset.digest, ref)
-    written_paths = sorted([e.path for e in plan.write] + [e.path for e, _, _ in plan.patch])
-    return CheckedOut(
-        dataset, written_paths, sorted(plan.remove), dict(how), sorted(plan.lost), skipped, time.monotonic() - started
-    )
+    return dataset
 
 
 def _clear(place: Folder) -> None:
     """Remove what a checkout that was cut off had not brought into place."""
     for entry in os.scandir(place.path):
         if entry.name.startswith(DRAFTS) and entry.is_dir(follow_symlinks=False):
-            _gone(entry.path)
+            discard(entry.path)
 
 
-def _gone(folder: str) -> None:
-    for entry in os.scandir(folder):
-        Path(entry.path).unlink()
-    Path(folder).rmdir()
+def _differ(base: trees.Tree, tree: trees.Tree) -> _Differences:
+    """Where two versions differ; raises `Corrupt` when the paths of the second cannot be those of one folder."""
+    if len(base) == len(tree):
+        found = [i for i, same in enumerate(map(str.__eq__, base.lines, tree.lines)) if not same]
+        before, after = ({_path(lines[i]): lines[i] for i in found} for lines in (base.lines, tree.lines))
+        if list(before) == list(after):
+            return _Differences(before, after, dict(zip(before, found, strict=True)))
+    tree.paths  # noqa: B018  says when they cannot be
+    old, new = set(base.lines), set(tree.lines)
+    before, after = (
+        {_path(line): line for line in lines if line not in others}
+        for lines, others in ((base.lines, new), (tree.lines, old))
+    )
+    return _Differences(before, after)
 
 
-def _same_paths(base: trees.Tree, tree: trees.Tree) -> list[int] | None:
-    """Where two versions of the same paths differ; None when their paths are not the same."""
-    if len(base) != len(tree):
+def _path(line: str) -> str:
+    parts = line.split(" ", 3)
+    return parts[3] if len(parts) == 4 else trees.entry(line).path  # which says that it is no line
+
+
+def _removed(differ: _Differences) -> list[str]:
+    return [path for path in differ.before if path not in differ.after]
+
+
+def _untouched(place: Folder, memory: Memory, differ: _Differences) -> dict[str, str] | None:
+    """Lines of the files that differ and may be changed in place; None unless all that differ are as remembered, or gone."""
+    own: dict[str, str] = {}
+    index = differ.places or {path: i for i, path in enumerate(memory.paths) if path in differ.before}
+    folders: dict[str, list[str]] = {}
+    for path in differ.before | differ.after:
+        folders.setdefault(path.rpartition("/")[0], []).append(path)
+    try:
+        root = os.open(place.path, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError:
         return None
-    differing = [i for i, (a, b) in enumerate(zip(base.lines, tree.lines, strict=True)) if a != b]
-    for i in differing:
-        if base.lines[i].split(" ", 3)[3:] != tree.lines[i].split(" ", 3)[3:]:
-            return None
-    return differing
+    try:
+        for folder, paths in folders.items():
+            try:
+                with opened(root, _unescaped(folder)) as inside:
+                    for path in paths:
+                        try:
+                            now = os.stat(_unescaped(path.rpartition("/")[2]), dir_fd=inside, follow_symlinks=False)
+                        except FileNotFoundError:
+                            continue
+                        if path not in differ.before or state(now) != memory.row(index[path]):
+                            return None
+                        if now.st_nlink == 1 and now.st_mode & 0o200:
+                            own[path] = differ.before[path]
+            except FileNotFoundError:
+                continue
+            except OSError:  # a link or a file where a folder should be
+                return None
+    finally:
+        os.close(root)
+    return own
+
+
+def _unescaped(text: str) -> str:
+    return trees.unescaped(text) if "\\" in text else text
 
 
 def _planned(
-    ws: Workspace,
-    place: Folder,
-    memory: Memory,
-    base: trees.Tree,
-    tree: trees.Tree,
-    paths: list[str],
-    force: bool,
-    link: str,
-) -> tuple[_Plan, list[tuple[str, str]]]:
-    """What has to be done; raises `Conflict` for changes that would be lost."""
-    plan = _Plan()
-    seen = place.scan(memory)
+    ws: Workspace, place: Folder, base: trees.Tree, tree: trees.Tree, differ: _Differences, seen: Seen, force: bool
+) -> _Plan:
+    """What has to be done about what differs and what was seen; raises `Conflict` for changes that would be lost."""
     begun = journal(place)
-    half = _manifest(ws, begun.manifest)
     changed = {trees.escaped(f.path): f for f in seen.changed}
     gone = {trees.escaped(p) for p in seen.gone}
-    there = set(base.lines)
-    was = dict(zip(memory.paths, base.lines, strict=True)) if changed or gone else {}
-    there.difference_update(was[p] for p in gone | changed.keys() if p in was)
-    wanted = {path: line for line in tree.lines if (path := line.split(" ", 3)[3]) in changed} if changed else {}
-    meant = {path: line for line in half if (path := line.split(" ", 3)[3]) in changed} if changed else {}
-    stale: dict[str, Found] = {}
+    plan = _Plan(dict(differ.after), [path for path in _removed(differ) if path not in gone])
+    as_before = (path for path in differ.after if path in differ.before and not (path in changed or path in gone))
+    plan.own = {path: differ.before[path] for path in as_before if _own(place, path)}
+    if not (changed or gone):
+        return plan
+    was, wanted, meant = (
+        {path: line for line in lines if (path := _path(line)) in changed or path in gone}
+        for lines in (base.lines, tree.lines, _manifest(ws, begun.manifest))
+    )
+    folders = {above for path in plan.write for above in _above(path)}
     for path, found in changed.items():
         line = wanted.get(path)
         if line is not None and snapshot.matches(ws, place, found, trees.entry(line)):
-            there.add(line)
             plan.right[path] = found.row
+            plan.write.pop(path, None)
             continue
-        stale[path] = found
-        ours = (was.get(path), meant.get(path))
         known = found.path in begun.patched or any(
-            other is not None and other != line and snapshot.matches(ws, place, found, trees.entry(other))
-            for other in ours
+            snapshot.matches(ws, place, found, trees.entry(other))
+            for other in {was.get(path), meant.get(path)}
+            if other is not None and other != line
         )
+        in_the_way = path in folders or any(above in plan.write for above in _above(path))
+        if not (known or path in differ or in_the_way or force):
+            plan.kept.append(found.path)
+            continue
         if not known:
             plan.lost.append(found.path)
-    lines = tree.lines if not there else [line for line in tree.lines if line not in there]
-    targets = set(paths) if len(paths) != len(memory.paths) or stale or paths is not memory.paths else None
-    if targets is not None:
-        plan.remove = [trees.unescaped(p) for p in memory.paths if p not in targets and p not in gone]
-        plan.remove += [f.path for p, f in stale.items() if p not in targets and p not in was]
+        if line is not None:
+            plan.write[path] = line
+        elif path not in differ.before:
+            plan.remove.append(path)
     if plan.lost and not force:
         shown = ", ".join(sorted(plan.lost)[:10]) + (f" and {len(plan.lost) - 10} more" if len(plan.lost) > 10 else "")
         raise Conflict(
             f"{len(plan.lost):,} changed since the last snapshot would be lost: {shown}",
-            expected="a folder whose files are all in a version",
+            expected="files that differ between the versions to be as one of them has them",
             fix="boucle data snapshot them first, or --force to lose them",
         )
-    old = {}
-    if any(line[65:66] in "FX" for line in lines):
-        large = {line.split(" ", 3)[3] for line in lines if line[65:66] in "FX"}
-        old = {p: line for line in there if line[65] in "FX" and (p := line.split(" ", 3)[3]) in large}
-    for line in lines:
-        entry = trees.entry(line)
-        path = trees.escaped(entry.path)
-        if path in old and link != "hardlink" and old[path][65] == line[65] and _own(place, entry.path):
-            before = trees.chunks_of(ws.blobs, trees.entry(old[path]))
-            plan.patch.append((entry, before, trees.chunks_of(ws.blobs, entry)))
-        else:
-            plan.write.append(entry)
-    return plan, seen.skipped
+    standing = {trees.escaped(path) for path in [*plan.kept, *(path for path, _ in seen.skipped)]}
+    standing_in = {above for path in standing for above in _above(path)}
+    for path in gone & wanted.keys():
+        if path not in standing_in and standing.isdisjoint(_above(path)):
+            plan.write[path] = wanted[path]
+    return plan
+
+
+def _above(path: str) -> list[str]:
+    """The folders that a path lies in."""
+    parts = path.split("/")
+    return ["/".join(parts[:i]) for i in range(1, len(parts))]
 
 
 def _manifest(ws: Workspace, manifest: str) -> list[str]:
@@ -230,259 +303,29 @@ def _manifest(ws: Workspace, manifest: str) -> list[str]:
 
 def _own(place: Folder, path: str) -> bool:
     """Whether a file may be changed in place: it has no other name, and may be written to."""
-    now = os.stat(place.path / path, follow_symlinks=False)
+    now = os.stat(place.path / _unescaped(path), follow_symlinks=False)
     return now.st_nlink == 1 and bool(now.st_mode & 0o200)
 
 
-def _begin(place: Folder, dataset: Dataset, plan: _Plan) -> None:
+def _begin(place: Folder, dataset: Dataset, changed_in_place: list[str]) -> None:
     """Note what is being done before it is."""
-    before = journal(place)
-    patched = [*before.patched, *(entry.path for entry, _, _ in plan.patch)]
+    patched = [*journal(place).patched, *changed_in_place]
     said = {"ref": dataset.key, "manifest": dataset.manifest, "patched": patched}
     draft = place.journal.with_suffix(f".{os.getpid()}")
     draft.write_text(json.dumps(said), encoding="utf-8")
     draft.replace(place.journal)
 
 
-def _after(
-    memory: Memory, dataset: Dataset, tree: trees.Tree, paths: list[str], same: list[int] | None, rows: dict[str, Row]
-) -> Memory:
+def _after(memory: Memory, dataset: Dataset, tree: trees.Tree, differ: _Differences, rows: dict[str, Row]) -> Memory:
     """What the folder holds then."""
-    if same is not None:
-        index = (
-            {paths[i]: i for i in same}
-            if rows.keys() <= {paths[i] for i in same}
-            else dict(zip(paths, range(len(paths)), strict=True))
-        )
+    if differ.places is not None:
+        index = differ.places
+        if not rows.keys() <= index.keys():
+            index = dict(zip(memory.paths, range(len(memory.paths)), strict=True))
         for path, row in rows.items():
             for column, value in zip(memory.columns, row, strict=True):
                 column[index[path]] = value
-        return Memory(dataset.key, tree.manifest, paths, memory.columns)
+        return Memory(dataset.key, tree.manifest, memory.paths, memory.columns)
     every = dict(zip(memory.paths, zip(*memory.columns, strict=True), strict=True)) | rows
-    columns = tuple(array("q", column) for column in zip(*(every[p] for p in paths), strict=True))
-    return Memory(dataset.key, tree.manifest, paths, columns or Memory().columns)
-
-
-class _Writer:
-    """Carries out a plan: removes, then writes and patches by several threads."""
-
-    def __init__(
-        self, ws: Workspace, place: Folder, plan: _Plan, link: str, time_ns: int, progress: reading.Progress | None
-    ) -> None:
-        self._blobs, self._place, self._plan, self._link, self._progress = ws.blobs, place, plan, link, progress
-        # What is written bears a time before the checkout began, so that any later change shows, however soon it comes.
-        self._time = time_ns
-        self._clones = link in ("auto", "reflink") and "paths" in ws.blobs.capabilities
-        self._how: Counter[str] = Counter()
-        self._rows: dict[str, Row] = {}
-        self._root = self._drafts = -1
-        self._lock = threading.Lock()
-
-    def work(self) -> tuple[Counter[str], dict[str, Row]]:
-        drafts = f"{DRAFTS}{os.getpid()}-{time.time_ns()}"
-        self._root = os.open(self._place.path, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            self._remove()
-            tasks = self._tasks()
-            if self._plan.write:
-                os.mkdir(drafts, dir_fd=self._root)
-                self._drafts = os.open(drafts, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=self._root)
-
-            def take_turns() -> None:
-                try:
-                    for task in tasks:
-                        task()
-                finally:
-                    for _ in tasks:  # after an error the others end as well
-                        pass
-
-            reading.together(take_turns, len(self._plan.write) > _SOME or bool(self._plan.patch))
-        finally:
-            if self._drafts >= 0:
-                os.close(self._drafts)
-                _gone(f"{self._place.path}/{drafts}")
-            os.close(self._root)
-        return self._how, self._rows
-
-    def _tasks(self) -> Iterator[Callable[[], None]]:
-        given: list[Callable[[], None]] = []
-        for entry, before, after in self._plan.patch:
-            given += self._patches(entry, before, after)
-        folders: dict[str, list[trees.Entry]] = {}
-        for entry in self._plan.write:
-            folders.setdefault(entry.path.rpartition("/")[0], []).append(entry)
-        some: list[tuple[str, list[trees.Entry]]] = []
-        count = 0
-        for folder, entries in folders.items():
-            for i in range(0, len(entries), _SOME):
-                some.append((folder, entries[i : i + _SOME]))
-                count += len(some[-1][1])
-                if count >= _SOME:
-                    given.append(self._writing(some))
-                    some, count = [], 0
-        if some:
-            given.append(self._writing(some))
-        return iter(given)  # of a list: whoever asks next gets the next
-
-    def _remove(self) -> None:
-        left: set[str] = set()
-        for path in self._plan.remove:
-            folder, _, name = path.rpartition("/")
-            with contextlib.suppress(FileNotFoundError, NotADirectoryError), self._opened(folder, make=False) as inside:
-                os.unlink(name, dir_fd=inside)
-            while folder:
-                left.add(folder)
-                folder = folder.rpartition("/")[0]
-        for folder in sorted(left, key=len, reverse=True):
-            above, _, name = folder.rpartition("/")
-            with (
-                contextlib.suppress(OSError),
-                self._opened(above, make=False) as inside,
-            ):  # it holds other files, or is gone
-                os.rmdir(name, dir_fd=inside)
-
-    @contextlib.contextmanager
-    def _opened(self, folder: str, *, make: bool) -> Iterator[int]:
-        """A folder below the root, reached through no link."""
-        at = os.dup(self._root)
-        try:
-            for name in folder.split("/") if folder else ():
-                if make:
-                    with contextlib.suppress(FileExistsError):
-                        os.mkdir(name, dir_fd=at)
-                try:
-                    below = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=at)
-                except OSError as error:
-                    if make and error.errno in (errno.ELOOP, errno.ENOTDIR):
-                        raise Conflict(
-                            f"{self._place.path}/{folder}: {name} is no folder", expected="a folder or nothing there"
-                        ) from None
-                    raise
-                os.close(at)
-                at = below
-            yield at
-        finally:
-            os.close(at)
-
-    def _writing(self, some: Sequence[tuple[str, list[trees.Entry]]]) -> Callable[[], None]:
-        def write() -> None:
-            for folder, entries in some:
-                with self._opened(folder, make=True) as inside:
-                    for entry in entries:
-                        self._write(inside, entry)
-
-        return write
-
-    def _write(self, inside: int, entry: trees.Entry) -> None:
-        name, draft = entry.path.rpartition("/")[2], f"{threading.get_ident()}"
-        how = self._made(draft, entry)
-        try:
-            # Replacing a file makes ext4 write the new one to the disk at once (auto_da_alloc); coming after it does not.
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(name, dir_fd=inside)
-            os.rename(draft, name, src_dir_fd=self._drafts, dst_dir_fd=inside)
-        except IsADirectoryError:
-            raise Conflict(
-                f"{self._place.path}/{entry.path} is a folder", expected="a file or nothing there", fix="move it away"
-            ) from None
-        now = os.stat(name, dir_fd=inside, follow_symlinks=False)
-        self._note(entry, how, now)
-        if self._progress is not None:
-            self._progress(entry.size)
-
-    def _note(self, entry: trees.Entry, how: str, now: os.stat_result) -> None:
-        with self._lock:
-            self._how[how] += 1
-            self._rows[trees.escaped(entry.path)] = now.st_size, now.st_mtime_ns, now.st_ctime_ns, now.st_ino
-
-    def _made(self, draft: str, entry: trees.Entry) -> str:
-        """Write the content as a draft; returns how."""
-        if entry.mode == "l":
-            target = os.fsdecode(self._blobs.get(entry.digest))
-            if not trees.inside(entry.path, target):
-                raise Corrupt(f"{entry.path} links to {target}, which is outside", expected="links to the inside")
-            os.symlink(target, draft, dir_fd=self._drafts)
-            return "symlink"
-        if self._link == "hardlink" and not entry.cut and "paths" in self._blobs.capabilities:
-            source = self._blobs.path(entry.digest)
-            with contextlib.suppress(OSError):  # another disk, or more names than a file may have
-                if entry.mode == "f":
-                    os.link(source, draft, dst_dir_fd=self._drafts)
-                    return "hardlink"
-        descriptor = os.open(
-            draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o777 if entry.mode in "xX" else 0o666, dir_fd=self._drafts
-        )
-        try:
-            how = "reflink" if self._cloned(descriptor, entry) else "copy"
-            if how == "copy":
-                for digest, size in trees.chunks_of(self._blobs, entry):
-                    data = self._content(digest, size, entry)
-                    if os.write(descriptor, data) != size:
-                        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), entry.path)
-            os.utime(descriptor, ns=(self._time, self._time))
-        finally:
-            os.close(descriptor)
-        return how
-
-    def _cloned(self, descriptor: int, entry: trees.Entry) -> bool:
-        if not self._clones or entry.cut or (entry.size <= chunks.SMALLEST and self._link == "auto"):
-            return False
-        with self._blobs.path(entry.digest).open("rb") as source:
-            try:
-                fcntl.ioctl(descriptor, _CLONE, source.fileno())
-            except OSError:
-                self._clones = False
-                return False
-        return True
-
-    def _content(self, digest: str, size: int, entry: trees.Entry) -> bytes:
-        data = self._blobs.get(digest)
-        if len(data) != size:
-            raise Corrupt(f"{entry.path}: blob {digest} is not {size:,} bytes", expected="what the manifest says")
-        return data
-
-    def _patches(
-        self, entry: trees.Entry, before: Sequence[chunks.Chunk], after: Sequence[chunks.Chunk]
-    ) -> Iterator[Callable[[], None]]:
-        """One task for each chunk that is not where it should be; the last of them to end sets length and time."""
-        there, offset = {}, 0
-        for chunk in before:
-            there[offset] = chunk
-            offset += chunk[1]
-        path, offset = self._place.path / entry.path, 0
-        tasks: list[tuple[int, chunks.Chunk]] = []
-        for chunk in after:
-            if there.get(offset) != chunk:
-                tasks.append((offset, chunk))
-            offset += chunk[1]
-        waiting = [len(tasks)]
-
-        def end() -> None:
-            descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW)
-            try:
-                os.ftruncate(descriptor, entry.size)
-                os.utime(descriptor, ns=(self._time, self._time))
-                self._note(entry, "patch", os.fstat(descriptor))
-            finally:
-                os.close(descriptor)
-
-        def patch(at: int, chunk: chunks.Chunk) -> Callable[[], None]:
-            def write() -> None:
-                data = self._content(*chunk, entry)
-                descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW)
-                try:
-                    if os.pwrite(descriptor, data, at) != len(data):
-                        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), entry.path)
-                finally:
-                    os.close(descriptor)
-                if self._progress is not None:
-                    self._progress(len(data))
-                with self._lock:
-                    waiting[0] -= 1
-                    last = not waiting[0]
-                if last:
-                    end()
-
-            return write
-
-        return iter([patch(at, chunk) for at, chunk in tasks] or [end])
+    columns = tuple(array("q", column) for column in zip(*(every[p] for p in tree.paths), strict=True))
+    return Memory(dataset.key, tree.manifest, tree.paths, columns or Memory().columns)

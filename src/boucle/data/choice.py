@@ -13,6 +13,7 @@ from boucle.core import files
 from boucle.core.errors import Invalid, MissingExtra
 from boucle.ports import lookup
 from boucle.ports.place import shown
+from boucle.ports.stream import is_stream
 
 FILES = "files"  # named as a source: a row for each file, whatever it holds
 
@@ -38,7 +39,10 @@ _USUAL = {
     ".parquet": "parquet", ".pq": "parquet", ".xml": "xml", ".xlsx": "excel", ".xls": "excel", ".avro": "avro",
     ".npy": "arrays", ".npz": "arrays", ".orc": "orc", ".arrow": "arrow", ".feather": "arrow", ".log": "text", ".md": "text",
 }  # fmt: skip
-_SCHEMES = {"postgresql": "postgres", "mariadb": "mysql", "mongodb": "mongo", "rediss": "redis"}
+_SCHEMES = {
+    "postgresql": "postgres", "mysql": "mysql", "mariadb": "mysql", "mongodb": "mongo", "redis": "redis", "rediss": "redis",
+    "sqlite": "sqlite", "duckdb": "duckdb", "delta": "delta", "iceberg": "iceberg", "sqlalchemy": "sqlalchemy", "api": "api",
+}  # fmt: skip
 _PLACES = frozenset({
     "file", "http", "https", "s3", "gs", "gcs", "az", "abfs", "abfss", "azure", "sftp", "ssh", "ftp", "ftps", "webdav", "dav",
     "davs", "hdfs", "memory", "smb",
@@ -109,7 +113,15 @@ def system(url: str) -> str:
         except MissingExtra:
             if name == usual:
                 raise
+    if is_stream(url):
+        raise Invalid(f"{scheme}:// is a stream", expected="files or rows", fix="boucle data stream URL --name NAME")
     return ""
+
+
+def usually_reads(source: str) -> str:
+    """The endings and URLs of one of our sources without loading it, in words; empty for another's."""
+    urls = [f"{scheme}://" for scheme, name in _SCHEMES.items() if name == source]
+    return " ".join([*(ending for ending, name in _USUAL.items() if name == source), *urls])
 
 
 def _ordered(first: str | None) -> Iterator[str]:

@@ -14,7 +14,7 @@ from boucle.core.frames import BATCH_ROWS, Frame, type_name
 from boucle.core.schema import Column, Schema
 from boucle.ledger.tables import plain_batches
 
-_ROW, _NEW = "__row__", "__new__"
+_ROW, _NEW = "\0row", "\0new"  # no column of a file is named so
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +49,16 @@ def appended(old: Frame, arrow: pa.Schema, new: Frame) -> Combined:
     return Combined(Frame(schema, whole), grows=False)
 
 
+def check_related(there: str, old: Sequence[str], new: Sequence[str]) -> None:
+    """Raises `Refused` for rows that share no column with those they would join: another table, and the wrong name."""
+    if set(old).isdisjoint(new):
+        raise Refused(
+            f"the new rows share no column with {there}",
+            expected=f"some of {', '.join(old[:5])}",
+            fix="take them in under another name",
+        )
+
+
 def merged(old: Frame, arrow: pa.Schema, new: Frame, key: Sequence[str]) -> Frame:
     """The rows of `old`, each replaced by the row of `new` with the same key where there is one, and behind them the rows whose
     key is new. Of several new rows with one key the last counts; old rows with one key become one.
@@ -62,6 +72,12 @@ def merged(old: Frame, arrow: pa.Schema, new: Frame, key: Sequence[str]) -> Fram
                 raise NotFound.named("key column", name, columns)
     plain, batches = plain_batches(new)
     target = _together(arrow, plain)
+    for name in key:
+        if pa.types.is_nested(target.field(name).type):
+            raise Invalid(
+                f"the key column {name!r} holds {type_name(target.field(name).type)}",
+                expected="numbers, texts or times, which can be compared",
+            )
     delta = _last_of_each(pa.Table.from_batches([_fitted(b, target) for b in batches], target), key)
 
     def opener(columns: Sequence[str] | None) -> Iterator[pa.RecordBatch]:

@@ -243,13 +243,13 @@ def _lines(_: pa.Schema, batches: Iterator[pa.RecordBatch], __: str) -> Iterator
             yield "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
 
 
-def _avro(schema: pa.Schema, batches: Iterator[pa.RecordBatch], form: str) -> Iterator[bytes]:
+def _avro(schema: pa.Schema, batches: Iterator[pa.RecordBatch], _: str) -> Iterator[bytes]:
     try:
         from boucle.data.avro import records
     except ImportError:
-        raise missing_extra("fastavro", "avro", form) from None
+        raise missing_extra("fastavro", "avro", "format") from None
     sink = _Sink()
-    for _ in records(schema, batches, sink):
+    for _done in records(schema, batches, sink):
         yield from sink.taken()
 
 

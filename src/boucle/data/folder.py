@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import gc
 import json
 import marshal
 import os
@@ -186,7 +187,10 @@ def _walk(folder: Path, memory: Memory, index: dict[str, int], ignored: _Ignored
     seen, there = Seen(), bytearray(len(memory.paths))
     sizes, changed, inode_changed, inodes = memory.columns
     root, below = str(folder), [""]
-    top = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        top = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+    except FileNotFoundError:
+        return [], bytes(there), []
     try:
         while below:
             prefix = below.pop()
@@ -283,10 +287,12 @@ def _may_fork() -> bool:
 def _elsewhere(work: Callable[[], _Part]) -> Iterator[Callable[[], _Part]]:
     """Let a copy of this process work; what is given waits for the result."""
     reading, writing = os.pipe()
+    gc.freeze()  # collecting what both have would copy all of it
     child = os.fork()
     if child == 0:
         code = 1
         try:
+            gc.disable()
             raw = marshal.dumps(work())
             with os.fdopen(writing, "wb") as pipe:
                 pipe.write(raw)
@@ -310,6 +316,7 @@ def _elsewhere(work: Callable[[], _Part]) -> Iterator[Callable[[], _Part]]:
     try:
         yield result
     finally:
+        gc.unfreeze()
         os.close(reading)
         if waiting:
             os.kill(child, signal.SIGKILL)

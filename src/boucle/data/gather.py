@@ -108,7 +108,8 @@ def gathered(
             if own.get("place"):
                 raise Invalid("option place is for files", expected=f"none with {found}")
             reading = plugin().read(_system_url(url, found), {**given, **asked(plugin)})
-            yield Gathered(reading, shown(url))
+            table = urllib.parse.unquote(url.partition("#")[2]) or str(given.get("table") or "")
+            yield Gathered(reading, shown(url) + (f"#{table}" if table else ""))
             return
         yield _files(ws, url, given, own, held, before, asked, keep, said)
 

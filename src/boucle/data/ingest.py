@@ -13,7 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from boucle.core.errors import Invalid
+from boucle.core.errors import Conflict, Invalid
 from boucle.core.frames import Frame
 from boucle.core.records import Dataset
 from boucle.core.refs import check_name
@@ -93,14 +93,18 @@ def ingest(
     _check_mode(mode, key, cursor)
     before = datasets.latest(ws, name)
     based = before if mode != "replace" and not full else None
-    if based is not None and based.type != "table":
-        raise Invalid(f"{based.key} holds files", expected="a table to put rows into", fix="ingest under another name")
+    if before is not None and before.type != "table":
+        raise Invalid(
+            f"{before.key} holds files",
+            expected="a dataset of rows",
+            fix="ingest under another name, or boucle data snapshot FOLDER for the next version of the files",
+        )
     track = cursors.Track.after(cursor, based, inclusive=mode == "merge") if cursor else None
     with _gathered(ws, source, dict(options or {}), mode, based, track, said=said) as got:
         reading, origin = got.reading, origin or got.origin
         if got.empty and based is not None:
             return Ingested(based, False, [], reading.found, 0, time.monotonic() - started)
-        frame = _watched(reading, on_bad, progress)
+        frame = tables.as_stored(_watched(reading, on_bad, progress))
         if track is not None:
             frame = track.newer(frame)
         counted = _Counted()
@@ -111,6 +115,11 @@ def ingest(
         )
         raise Invalid(f"{origin or 'the table'} gives no dataset: {why}", expected="at least one row")
     bad = list(reading.bad)
+    if not tables.present(ws.blobs, stored.manifest):  # it took longer than the grace of somebody's gc
+        raise Conflict(
+            "blobs were removed while they were about to be needed", expected="no gc that spares nothing just now",
+            fix="ingest again",
+        )  # fmt: skip
     noted = dict(tags or {})
     if bad:
         noted["bad_lines"] = ws.blobs.put(b"".join(_json(asdict(line)) + b"\n" for line in bad))
@@ -143,10 +152,13 @@ def _check_mode(mode: str, key: Sequence[str], cursor: str) -> None:
         raise Invalid(
             "merging needs a key" if mode == "merge" else f"a key means nothing to mode={mode!r}",
             expected="the columns that name a row, with mode=merge",
+            fix="name them: --key COLUMN" if mode == "merge" else "--mode merge",
         )
     if cursor and mode == "replace":
         raise Invalid(
-            f"cursor={cursor!r} with mode='replace' would lose the rows from before", expected="append or merge"
+            f"cursor={cursor!r} with mode='replace' would lose the rows from before",
+            expected="append or merge",
+            fix="--mode append",
         )
 
 
@@ -164,6 +176,7 @@ def _stored(
             frame = combine.merged(empty, plain, frame, key)
         return tables.write(ws.blobs, observed(frame, profiler), tree=tree), profiler
     old, arrow = datasets.frame(ws, before), tables.arrow_of(tables.load_manifest(ws.blobs, before.manifest))
+    combine.check_related(before.key, arrow.names, frame.schema.names)
     if mode == "append":
         both = combine.appended(old, arrow, frame)
         if both.grows:
@@ -260,7 +273,7 @@ def _gathered(
 
 def _configured(ws: Workspace, url: str, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     """URL and options with what boucle.toml says of a source of that name, and with the secrets in place of their names."""
-    known = part(ws.settings.table, "sources", ws.project / FILE)
+    known, named = part(ws.settings.table, "sources", ws.project / FILE), False
     if url in known and not Path(url).exists():
         entry = part(known, url, ws.project / FILE)
         if not isinstance(entry.get("url"), str):
@@ -269,8 +282,12 @@ def _configured(ws: Workspace, url: str, options: dict[str, Any]) -> tuple[str, 
             )
         options = {**entry, **options}
         url = options.pop("url")
+        named = True
     found = revealed(lambda: ws.vault, {"url": url, **options})
-    return found.pop("url"), found
+    url = found.pop("url")
+    if named and "://" not in url:  # a path in boucle.toml is one from there, wherever the command is given
+        url = str(ws.project / Path(url).expanduser())
+    return url, found
 
 
 def _watched(reading: Reading, on_bad: str, progress: Callable[[int], None] | None) -> Frame:

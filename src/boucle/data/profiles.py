@@ -10,6 +10,7 @@ import functools
 import hmac
 import os
 import pickle
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -29,7 +30,7 @@ def keep(ws: Workspace, dataset: Dataset, profiler: Profiler) -> None:
     """Remember the profile of a version; the one before of that dataset is forgotten."""
     body = _mark(dataset) + pickle.dumps(profiler, protocol=5)
     place = _place(ws, dataset.name)
-    draft = place.with_name(f"{place.name}.{os.getpid()}")
+    draft = place.with_name(f"{place.name}.{os.getpid()}.{threading.get_ident()}")
     draft.write_bytes(hmac.digest(ws.key, body, "sha256") + body)
     draft.replace(place)
 

@@ -28,7 +28,7 @@ from boucle.workspace import Workspace
 try:
     import duckdb
 except ImportError:
-    raise missing_extra("duckdb", "duckdb", "sql") from None
+    raise missing_extra("duckdb", "duckdb", "engine") from None
 
 MEMORY = "2GB"
 

@@ -41,7 +41,10 @@ _PACK = 8 << 20
 _LARGE = 16 << 20  # bytes from which a blob is not held in memory
 _CHUNK = 4 << 20
 _THREADS = 8
-_RECORD = re.compile(r"datasets/([^/]+)/([1-9]\d*)\.json\Z")
+_RECORD = re.compile(r"datasets/([^/]+)/([1-9]\d{0,17})\.json\Z")
+_LONGEST = 16 << 20  # bytes of a record
+_LATEST = 253_402_300_800.0  # the year 10,000, which no date can show
+_DIGEST = re.compile("[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +165,7 @@ def pull(
     here = {key: found for key in wanted if (found := ws.store.get(Dataset, key)) is not None}
     _agreed(there, list(here.values()))
     fresh = _each(lambda key: _fetched(there, key), [key for key in wanted if key not in here])
-    needed = {b for found in _each(lambda d: set(contents.blobs_of(there.blobs, d)), fresh) for b in found}
+    needed = {b for found in _each(lambda d: _needed(there, d), fresh) for b in found}
     missing = [b for b in needed if not ws.blobs.has(b)]
     sizes = there.blobs.sizes() if missing else {}
     if lost := [b for b in missing if b not in sizes]:
@@ -172,6 +175,10 @@ def pull(
         )  # fmt: skip
     if not dry_run:
         _fetch(ws, there, {b: sizes[b] for b in missing}, progress)
+        if gone := [b for b in needed if not ws.blobs.has(b)]:
+            raise Conflict(
+                f"blob {gone[0][:12]} was here and was removed meanwhile", expected="no gc just now", fix="pull again"
+            )
         _receive(ws, there, fresh)
     return Moved(
         there.name, tuple(d.key for d in fresh), len(here), len(missing), sum(sizes[b] for b in missing), dry_run,
@@ -266,13 +273,19 @@ def _configured(ws: Workspace) -> dict[str, tuple[str, dict[str, Any]]]:
     file, found = ws.project / FILE, {}
     for name, table in part(ws.settings.table, "remotes", file).items():
         check_name(name, "name of a remote")
-        if not isinstance(table, dict) or not isinstance(table.get("url"), str) or set(table) - {"url", "options"}:
+        if not isinstance(table, dict) or not isinstance(table.get("url"), str):
             raise Invalid(
-                f"{file}: [remotes.{name}] is not a remote", expected="url, and perhaps options", fix=f"edit {file}"
+                f"{file}: [remotes.{name}] has no url", expected='url = "s3://..." or a path', fix=f"edit {file}"
+            )
+        if others := sorted(set(table) - {"url", "options"}):
+            raise Invalid(
+                f"{file}: [remotes.{name}] has {', '.join(others)}",
+                expected="url and options",
+                fix=f"put them into the options: options = {{ {others[0]} = ... }}",
             )
         options = table.get("options", {})
         if not isinstance(options, dict):
-            raise Invalid(f"{file}: [remotes.{name}] options is no table", expected="options = {{ name = value }}")
+            raise Invalid(f"{file}: [remotes.{name}] options is no table", expected="options = { name = value }")
         found[name] = (table["url"], options)
     return found
 
@@ -293,11 +306,11 @@ def _path(key: str) -> str:
 
 def _fetched(there: Remote, key: str) -> Dataset:
     """The record of a version as it is there; it was written by others, so nothing of it is believed."""
-    raw = b"".join(there.place.read(_path(key)))
+    raw = b"".join(there.place.read(_path(key), 0, _LONGEST))
     try:
-        said = json.loads(raw)
+        said = json.loads(raw, parse_constant=_no_number)
         known, fields = int(said["format"]), dict(said["dataset"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         raise Corrupt(
             f"{_path(key)} in {there.name} is not the record of a version", expected="what push wrote"
         ) from None
@@ -313,10 +326,36 @@ def _fetched(there: Remote, key: str) -> Dataset:
         dataset = Dataset(**fields) if fits else None
     except TypeError:
         dataset = None
-    if dataset is None or dataset.key != key or dataset.type not in ("table", "files"):
+    if dataset is None or dataset.key != key or not _possible(dataset):
         raise Corrupt(f"{_path(key)} in {there.name} is not the record of {key}", expected="what push wrote")
     check_name(dataset.name, "dataset name")
     return dataset
+
+
+def _no_number(text: str) -> float:
+    raise ValueError(f"{text} is not JSON")
+
+
+def _possible(dataset: Dataset) -> bool:
+    named = [dataset.digest, dataset.manifest, *contents.besides(dataset)]
+    counts = (dataset.version, dataset.rows, dataset.size)
+    return (
+        dataset.type in ("table", "files")
+        and all(isinstance(blob, str) and _DIGEST.fullmatch(blob) for blob in named)
+        and all(type(number) is int and 0 <= number < 1 << 63 for number in counts)
+        and type(dataset.created) in (int, float)
+        and 0 <= dataset.created < _LATEST
+    )
+
+
+def _needed(there: Remote, dataset: Dataset) -> set[str]:
+    """The blobs of a version that is there; raises `Corrupt` where its record tells of another content than its manifest."""
+    needed = set(contents.blobs_of(there.blobs, dataset))
+    if not contents.agrees(there.blobs, dataset):
+        raise Corrupt(
+            f"the record of {dataset.key} in {there.name} is not that of its content", expected="what push wrote"
+        )
+    return needed
 
 
 def _agreed(there: Remote, mine: Sequence[Dataset]) -> set[str]:

@@ -180,7 +180,7 @@ def _check_alike(items: Sequence[Item], readings: Sequence[Reading], permissive:
                 f"{first.path} and {item.path} do not look like one table: {said}",
                 expected="files with the same columns",
                 fix=f"name one of {', '.join(i.path for i in items[:6])}{', ...' if len(items) > 6 else ''}, or a glob; "
-                "if they are one table all the same, say union=true",
+                "if they are one table all the same, say --option union=true",
             )
         every |= here
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from boucle.core.errors import Invalid, MissingExtra
 from boucle.core.refs import Ref
+from boucle.data.choice import usually_reads
 from boucle.data.ingest import shown, source_for
 from boucle.ledger import datasets, journal
 from boucle.ports import lookup
@@ -39,7 +40,11 @@ def write(
     name = given.pop("source", "") or source_for(place)
     plugin = lookup.lookup("source", name)
     if not hasattr(plugin, "write"):
-        raise Invalid(f"the {name} source cannot be written to", expected=f"one of {', '.join(_sinks())}")
+        raise Invalid(
+            f"the {name} source cannot be written to",
+            expected=f"one of {', '.join(_sinks())}",
+            fix=f"boucle data export {dataset.key} FILE",
+        )
     rows: int = plugin().write(datasets.load(ws, dataset.ref), place, mode, tuple(key), given)
     into = urllib.parse.unquote(place.partition("#")[2]) or given.get("table") or given.get("key") or ""
     journal.note(
@@ -56,5 +61,6 @@ def _sinks() -> list[str]:
             if hasattr(lookup.lookup("source", name), "write"):
                 found.append(name)
         except MissingExtra:
-            found.append(f"{name} (not installed)")
+            if "://" in usually_reads(name):
+                found.append(f"{name} (not installed)")
     return found

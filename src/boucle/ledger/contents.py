@@ -12,8 +12,9 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from boucle.core.errors import Corrupt
+from boucle.core.errors import BoucleError, Corrupt
 from boucle.core.records import RECORDS, Artifact, Code, Dataset, Event, Model, Record, Run
+from boucle.core.schema import Schema
 from boucle.ledger import tables, trees
 from boucle.ports.blobs import Blobs
 
@@ -31,18 +32,37 @@ def blobs_of(blobs: Blobs, dataset: Dataset) -> Iterator[str]:
 
     What names others comes before them. Raises `NotFound` or `Corrupt` where it cannot be read.
     """
-    grown = dataset.tags.get("grown", {})
-    yield from filter(
-        None,
-        [
-            dataset.statistics,
-            dataset.tags.get("bad_lines", ""),
-            dataset.position.get("held", ""),  # rows of a stream that wait for their window
-            dataset.position.get("recent", ""),  # ids of messages that a queue may give out again
-            grown.get("ids", "") if isinstance(grown, Mapping) else "",  # which predictions came into it
-        ],
-    )
+    yield from besides(dataset)
     yield from trees.needed(blobs, dataset.manifest) if dataset.type == "files" else _of_table(blobs, dataset.manifest)
+
+
+def besides(dataset: Dataset) -> list[str]:
+    """The blobs that a version names besides its manifest."""
+    grown = dataset.tags.get("grown", {})
+    named = [
+        dataset.statistics,
+        dataset.tags.get("bad_lines", ""),
+        dataset.position.get("held", ""),  # rows of a stream that wait for their window
+        dataset.position.get("recent", ""),  # ids of messages that a queue may give out again
+        grown.get("ids", "") if isinstance(grown, Mapping) else "",  # which predictions came into it
+    ]
+    return [blob for blob in named if blob]
+
+
+def agrees(blobs: Blobs, dataset: Dataset) -> bool:
+    """Whether what a record says of its digest, rows and columns is what its manifest says; raises `NotFound` or `Corrupt`."""
+    if dataset.type == "files":
+        return dataset.digest == dataset.manifest and dataset.rows == len(trees.files(blobs, dataset.manifest))
+    manifest = tables.load_manifest(blobs, dataset.manifest)
+    said = (manifest["digest"], manifest["rows"], _columns(manifest["schema"]))
+    return (dataset.digest, dataset.rows, _columns(dataset.schema)) == said and tables.agrees(manifest)
+
+
+def _columns(schema: Mapping[str, Any]) -> list[tuple[str, str]] | None:
+    try:
+        return [(c.name, c.type) for c in Schema.from_json(schema).columns]
+    except (BoucleError, KeyError, TypeError, AttributeError):
+        return None
 
 
 def required(blobs: Blobs, record: Record) -> Iterator[str]:

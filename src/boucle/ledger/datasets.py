@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from boucle.core.errors import Conflict, Invalid, NotFound
-from boucle.core.records import Dataset, Event
+from boucle.core.records import Dataset, Edge, Event
 from boucle.core.refs import Ref, check_name
 from boucle.core.schema import Schema, check_evolution
 from boucle.core.where import field
@@ -69,6 +69,10 @@ def commit(
         if before is not None:  # before anything is written; true nulls are only known after it
             check_evolution(name, _loosened(before), _nullable(frame.schema), renames)
     stored = frame if isinstance(frame, tables.Stored) else tables.write(ws.blobs, frame)
+    if recording.active.get() is not None:
+        from boucle.ledger.carried import carried
+
+        stored = carried(ws, stored)
     run = run or recording.current_run()
     with ws.store.transaction():
         before = latest(ws, name)
@@ -108,6 +112,8 @@ def commit(
                 position=dict(position or {}),
             )
             ws.store.add(dataset)
+            if after:
+                ws.store.link(Edge(str(dataset.ref), "continues", f"dataset:{after}", dataset.created))
             ws.store.append(
                 Event(
                     type="dataset.committed",

@@ -219,11 +219,37 @@ def _up(ws: Workspace, ref: str, relation: str, seen: set[str]) -> Node:
             above = ws.store.edges(source=ref, relation="derived")
             for edge in above:
                 add(edge.target, "from")
-            if record.source and not record.run and not above:
-                children.append(Node(f"source:{record.source}", "read from"))
+            earlier = _earlier(ws, ref)
+            for run in dict.fromkeys(d.run for d in earlier if d.run and d.run != record.run):
+                add(f"run:{run}", "made by")
+            read = [] if record.run or above else [record.source]
+            read += [d.source for d in earlier if not d.run]
+            children += [Node(f"source:{source}", "read from") for source in dict.fromkeys(read) if source]
         case Run():
             children += _run_origins(ws, record, seen)
     return Node(ref, relation, facts, tuple(children))
+
+
+def _earlier(ws: Workspace, ref: str) -> list[Dataset]:
+    """The versions whose rows a version holds too, the newest first. There may be thousands, one for each batch of a stream."""
+    found: list[Dataset] = []
+    while edges := ws.store.edges(source=ref, relation="continues"):
+        ref = edges[0].target
+        record = _get(ws, ref)
+        if record is not None:
+            found.append(record)
+    return found
+
+
+def _later(ws: Workspace, ref: str, seen: set[str]) -> list[str]:
+    """The versions that hold the rows of a version too, the oldest first, up to one that was seen."""
+    found: list[str] = []
+    while edges := ws.store.edges(target=ref, relation="continues"):
+        ref = edges[0].source
+        if ref in seen:
+            break
+        found.append(ref)
+    return found
 
 
 def _run_origins(ws: Workspace, run: Run, seen: set[str]) -> list[Node]:
@@ -257,9 +283,11 @@ def _code_and_environment(ws: Workspace, run: Run) -> list[Node]:
 def _facts(record: Any) -> dict[str, Any]:
     match record:
         case Dataset():
+            counts = {"files": record.rows} if record.type == "files" else {"rows": record.rows}
+            if record.type != "files":
+                counts["columns"] = len(record.schema["columns"])
             return {
-                "rows": record.rows,
-                "columns": len(record.schema["columns"]),
+                **counts,
                 "digest": record.digest[:12],
                 "source": record.source,
             }
@@ -310,10 +338,26 @@ def _down(ws: Workspace, ref: str, relation: str, seen: set[str]) -> Node | None
         onward += [(e.target, "made") for e in ws.store.edges(source=ref, relation="made")]
         onward += [(e.source, "step") for e in ws.store.edges(target=ref, relation="part_of")]
     children = [_down(ws, other, how, seen) for other, how in onward]
+    if isinstance(record, Dataset):  # the last first, so that none stands below another
+        later = [_down(ws, other, "continued by", seen) for other in reversed(_later(ws, ref, seen))]
+        children += [*reversed(later), *_outside(ws, ref)]
     facts = _facts(record)
     if isinstance(record, Service):
         facts["predictions"] = predictions.count(Path(record.folder) / "predictions")
     return Node(ref, relation, facts, tuple(c for c in children if c is not None))
+
+
+def _outside(ws: Workspace, ref: str) -> list[Node]:
+    """Where a version went: tables it was written into, remotes it was pushed to."""
+    found: dict[str, Node] = {}
+    for event in ws.store.events(type="dataset.written", subject=ref):
+        into = f"#{event.data['into']}" if event.data.get("into") else ""
+        sink = f"sink:{event.data['to']}{into}"
+        found[sink] = Node(sink, "written into", {"rows": event.data["rows"], "mode": event.data["mode"]})
+    for event in ws.store.events(type="dataset.pushed", subject=ref):
+        remote = f"remote:{event.data['remote']}"
+        found[remote] = Node(remote, "pushed to")
+    return list(found.values())
 
 
 def condensed(node: Node) -> Node:

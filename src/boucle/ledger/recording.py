@@ -14,6 +14,7 @@ from boucle.core import graph
 from boucle.core.errors import Invalid
 
 if TYPE_CHECKING:
+    from boucle.ports.store import Store
     from boucle.workspace import Workspace
 
 
@@ -40,6 +41,13 @@ class Recorder(Protocol):
     @property
     def used(self) -> list[str]:
         """What was read so far."""
+
+
+class Remembering(Protocol):
+    """Whatever has a store."""
+
+    @property
+    def store(self) -> Store: ...
 
 
 active: ContextVar[Recorder | None] = ContextVar("boucle_active_run", default=None)
@@ -90,7 +98,7 @@ def used_now() -> list[str]:
     return recorder.used if recorder is not None else []
 
 
-def datasets_above(ws: Workspace, refs: list[str]) -> list[str]:
+def datasets_above(ws: Remembering, refs: list[str]) -> list[str]:
     """The dataset versions that these things were made from, directly or through artifacts, sorted."""
 
     def up(ref: str) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections import Counter
 from typing import Any, BinaryIO
 
 import pyarrow as pa
@@ -52,7 +53,9 @@ def _dictionaries(blobs: Blobs, digest: str) -> set[str]:
     chunks = [group.column(i) for i in range(group.num_columns)]
     names = set(footer.schema.to_arrow_schema().names)
     text = {f.name for f in footer.schema.to_arrow_schema() if pa.types.is_string(f.type)}
-    return {c.path_in_schema for c in chunks if c.has_dictionary_page and c.path_in_schema in text & names}
+    times = Counter(c.path_in_schema for c in chunks)  # the part b of a struct a is written as a column "a.b" is
+    once = {name for name in text & names if times[name] == 1}
+    return {c.path_in_schema for c in chunks if c.has_dictionary_page and c.path_in_schema in once}
 
 
 class _Closing(io.RawIOBase):

@@ -10,7 +10,8 @@ from __future__ import annotations
 import base64
 import itertools
 import json
-from collections import deque
+import re
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -22,7 +23,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from blake3 import blake3
 
-from boucle.core.errors import Corrupt, Invalid
+from boucle.core.errors import BoucleError, Corrupt, Invalid
 from boucle.core.frames import Frame, arrow_schema, type_name
 from boucle.core.schema import Column, Schema, jsonable
 from boucle.ledger import trees
@@ -33,6 +34,7 @@ FORMAT = 2  # 1 had blocks of the same number of rows, and no ranges
 _READABLE = (1, 2)
 _WORKERS = 2
 _PARTS = 16  # of a block that grows; more are made one
+_DIGEST = re.compile("[0-9a-f]{64}")
 _LONGEST = 64  # characters of a text that a range is kept of
 
 
@@ -156,8 +158,16 @@ def _finish(
         "blocks": entries,
         **({"tree": tree} if tree else {}),
     }
-    key = blobs.put(json.dumps(manifest, ensure_ascii=False, separators=(",", ":")).encode())
-    return Stored(key, digest, rows, sum(e["size"] for e in entries), schema)
+    return Stored(_put(blobs, manifest), digest, rows, sum(e["size"] for e in entries), schema)
+
+
+def with_tree(blobs: Blobs, manifest: Mapping[str, Any], tree: str) -> str:
+    """Store a manifest that names the files of its rows, and is otherwise the same; returns its digest."""
+    return _put(blobs, {**manifest, "tree": tree})
+
+
+def _put(blobs: Blobs, manifest: Mapping[str, Any]) -> str:
+    return blobs.put(json.dumps(manifest, ensure_ascii=False, separators=(",", ":")).encode())
 
 
 def digest(frame: Frame) -> str:
@@ -219,18 +229,52 @@ def load_manifest(blobs: Blobs, manifest_digest: str) -> dict[str, Any]:
     try:
         manifest: dict[str, Any] = json.loads(blobs.get(manifest_digest))
         known = manifest["format"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise Corrupt(f"blob {manifest_digest[:12]} is not the manifest of a table", expected="JSON") from error
     if known not in _READABLE:
         raise Invalid(
             f"the table has format {known}", expected=f"format {FORMAT}", fix="use a newer version of boucle to read it"
         )
+    if not _whole(manifest):
+        raise Corrupt(f"blob {manifest_digest[:12]} is not the manifest of a table", expected="all that was written")
     return manifest
+
+
+def _whole(manifest: Mapping[str, Any]) -> bool:
+    """Whether all that is read of a manifest is there, in its type: it may come from elsewhere."""
+    kinds = {"digest": str, "rows": int, "schema": dict, "arrow": str, "blocks": list}
+    if not all(isinstance(manifest.get(name), kind) for name, kind in kinds.items()):
+        return False
+    return isinstance(manifest.get("tree", ""), str) and all(map(_whole_block, manifest["blocks"]))
+
+
+def _whole_block(entry: Any) -> bool:
+    if not isinstance(entry, dict) or not isinstance(entry.get("ranges", {}), dict):
+        return False
+    blobs = entry.get("parts", [entry.get("blob")])
+    named = [entry.get("digest"), *(blobs if isinstance(blobs, list) and blobs else [None])]
+    counts = (entry.get("rows"), entry.get("size"))
+    return (
+        all(isinstance(d, str) and _DIGEST.fullmatch(d) for d in named)
+        and all(type(n) is int and 0 <= n < 1 << 63 for n in counts)
+        and all(isinstance(r, list) and len(r) == 2 for r in entry.get("ranges", {}).values())
+    )
+
+
+def agrees(manifest: Mapping[str, Any]) -> bool:
+    """Whether the digest and the rows that a manifest tells are those of its blocks."""
+    digests = [e["digest"] for e in manifest["blocks"]]
+    return bool(manifest["digest"] == _combined(arrow_of(manifest), digests)) and manifest["rows"] == sum(
+        e["rows"] for e in manifest["blocks"]
+    )
 
 
 def arrow_of(manifest: Mapping[str, Any]) -> pa.Schema:
     """The Arrow schema of a stored table."""
-    return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(manifest["arrow"])))
+    try:
+        return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(manifest["arrow"])))
+    except (pa.ArrowException, ValueError, OSError) as error:
+        raise Corrupt("a manifest holds no Arrow schema", expected="what was written") from error
 
 
 def plain_batches(frame: Frame) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
@@ -244,6 +288,16 @@ def plain_batches(frame: Frame) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
     if first is None:
         return plain, iter(())
     return plain, (_cast(b, plain) for b in itertools.chain([first], batches))
+
+
+def as_stored(frame: Frame) -> Frame:
+    """The same rows, each batch in the types in which it would be stored."""
+
+    def opener(columns: Sequence[str] | None) -> Iterator[pa.RecordBatch]:
+        for batch in frame.batches(columns):
+            yield _cast(batch, pa.schema([pa.field(f.name, _plain(f.type)) for f in batch.schema]))
+
+    return Frame(frame.schema, opener, frame.rows, frame.digest, frame.ref)
 
 
 def _plain(kind: pa.DataType) -> pa.DataType:
@@ -263,9 +317,13 @@ def _plain(kind: pa.DataType) -> pa.DataType:
         return pa.list_(_plain(kind.value_type))
     if t.is_fixed_size_list(kind):
         return pa.list_(_plain(kind.value_type), kind.list_size)
-    if t.is_struct(kind):
+    if t.is_struct(kind) and kind.num_fields:
         return pa.struct([pa.field(f.name, _plain(f.type)) for f in kind])
-    if t.is_union(kind) or t.is_interval(kind):
+    if t.is_decimal32(kind) or t.is_decimal64(kind):
+        return pa.decimal128(kind.precision, kind.scale)
+    if t.is_fixed_size_binary(kind) and not kind.byte_width:
+        return pa.binary()
+    if t.is_union(kind) or t.is_interval(kind) or (t.is_struct(kind) and not kind.num_fields):
         raise Invalid(f"a column of type {kind} cannot be stored", expected="numbers, text, times, lists or structs")
     return kind
 
@@ -289,10 +347,8 @@ def _cast_column(column: pa.Array, field: pa.Field) -> pa.Array:
     if pa.types.is_run_end_encoded(column.type):
         return _cast_column(pc.run_end_decode(column), field)
     try:
-        if pa.types.is_map(column.type):
-            entries = pa.StructArray.from_arrays([column.keys, column.items], names=["key", "value"])
-            lists = pa.ListArray.from_arrays(column.offsets, entries, mask=column.is_null())
-            return lists.cast(field.type)
+        if "list_view<" in str(column.type):  # Arrow makes lists of them whose offsets are one too few
+            return pa.array(column.to_pylist(), field.type)
         return column.cast(field.type)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise Invalid(
@@ -330,15 +386,20 @@ def _write_block(blobs: Blobs, block: pa.RecordBatch) -> dict[str, Any]:
 def _ranges(schema: pa.Schema, group: Any) -> dict[str, list[Any]]:
     """The smallest and largest value of each column, from what the writer counted anyway."""
     found = {}
-    for i in range(group.num_columns):
-        column = group.column(i)
+    columns = [group.column(i) for i in range(group.num_columns)]
+    types = {f.name: f.type for f in schema}
+    times = Counter(c.path_in_schema for c in columns)  # the part b of a struct a is written as a column "a.b" is
+    for column in columns:
         name, known = column.path_in_schema, column.statistics
-        if name not in schema.names or known is None or not known.has_min_max:
+        if name not in types or times[name] > 1 or known is None or not known.has_min_max:
             continue  # parts of nested columns have no name of their own
-        low, high = known.min, known.max
+        try:
+            low, high = known.min, known.max
+        except (OverflowError, ValueError):  # times beyond those of Python
+            continue
         if isinstance(low, str) and max(len(low), len(high)) > _LONGEST:
             continue
-        if not pa.types.is_binary(schema.field(name).type) and not pa.types.is_decimal(schema.field(name).type):
+        if not pa.types.is_binary(types[name]) and not pa.types.is_decimal(types[name]):
             found[name] = [jsonable(low), jsonable(high)]
     return {n: r for n, r in found.items() if None not in r}
 
@@ -358,23 +419,24 @@ def _repetitive(block: pa.RecordBatch) -> list[str] | bool:
 
 def read_block(blobs: Blobs, entry: Mapping[str, Any], wanted: pa.Schema) -> pa.Table:
     """The rows of one block of a manifest, of the columns asked for; raises `Corrupt`."""
-    parts = [_read_part(blobs, blob, wanted) for blob in stored_in(entry)]
+    parts = [_read_part(blobs, blob, wanted, entry["rows"]) for blob in stored_in(entry)]
     table = parts[0] if len(parts) == 1 else pa.concat_tables(parts)
     if table.num_rows != entry["rows"]:
         raise Corrupt(f"block {stored_in(entry)[0][:12]} has {table.num_rows} rows", expected=f"{entry['rows']}")
     return table
 
 
-def _read_part(blobs: Blobs, blob: str, wanted: pa.Schema) -> pa.Table:
+def _read_part(blobs: Blobs, blob: str, wanted: pa.Schema, most: int) -> pa.Table:
     with blobs.open(blob) as file:
         try:
-            table = pq.read_table(
-                pa.PythonFile(file, mode="r"), columns=wanted.names, page_checksum_verification=True, use_threads=True
-            )
-            return table.cast(wanted)
-        except (pa.ArrowInvalid, pa.ArrowKeyError, OSError) as error:
-            if isinstance(error, Corrupt):
-                raise
+            part = pq.ParquetFile(pa.PythonFile(file, mode="r"), page_checksum_verification=True)
+            if part.metadata.num_rows > most:  # a few bytes can stand for more rows than there is memory
+                raise Corrupt(f"block {blob[:12]} has {part.metadata.num_rows:,} rows", expected=f"at most {most:,}")
+            table = part.read(columns=wanted.names, use_threads=True)
+            return (table if table.column_names == wanted.names else table.select(wanted.names)).cast(wanted)
+        except BoucleError:
+            raise
+        except (pa.ArrowException, KeyError, ValueError, OSError) as error:
             raise Corrupt(
                 f"block {blob[:12]} of the table cannot be read: {error}",
                 expected="the bytes that were written",

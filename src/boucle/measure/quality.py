@@ -9,6 +9,7 @@ distinct, only what a sample of 4,096 shows to be frequent (one row in a thousan
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -251,7 +252,8 @@ class _Column:
                 self._widen(float(np.nanmin(numbers)), float(np.nanmax(numbers)))
         elif self.type in INTEGERS or self.type in _TIMES or self.type in ("bool", "decimal"):
             ends = pc.min_max(array.cast(pa.timestamp("us"), safe=False) if self.type == "timestamp" else array)
-            self._widen(ends["min"].as_py(), ends["max"].as_py())
+            with contextlib.suppress(OverflowError, ValueError):  # times beyond those of Python
+                self._widen(ends["min"].as_py(), ends["max"].as_py())
 
     def _widen(self, low: Any, high: Any) -> None:
         self.low = low if self.low is None else min(low, self.low)
@@ -306,7 +308,11 @@ class _Column:
             best = pc.select_k_unstable(counts, k=_COUNTED, sort_keys=[("", "descending")])
             values, counts = values.take(best), counts.take(best)
             self.missed += counts[-1].as_py()
-        self._add_counts(zip(values.to_pylist(), counts.to_pylist(), strict=True))
+        try:
+            said = values.to_pylist()
+        except (OverflowError, ValueError):  # times beyond those of Python, or finer without pandas
+            said = values.cast(pa.string()).to_pylist()
+        self._add_counts(zip(said, counts.to_pylist(), strict=True))
 
     def _add_counts(self, counts: Any) -> None:
         for value, count in counts:

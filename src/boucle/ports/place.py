@@ -10,11 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self
 
-from boucle.core.errors import Invalid
+from boucle.core.errors import BoucleError, Invalid, MissingExtra
 from boucle.ports import lookup
 
 # Beginnings of URLs that go by the plugin of another name; any other is the name of its plugin, or a matter of fsspec.
 _PLUGINS = {"": "file", "https": "http", "gs": "gcs", "az": "azure", "abfs": "azure", "abfss": "azure"}
+# What fsspec reaches: with a library more, which has an extra of its own, and by itself or with a package it names.
+_EXTRAS = {"sftp": "sftp", "ssh": "sftp", "webdav": "webdav", "webdavs": "webdav", "dav": "webdav", "davs": "webdav"}
+_FSSPEC = frozenset(
+    {"ftp", "ftps", "memory", "gdrive", "hdfs", "smb", "github", "dropbox", "hf", "oci", "oss", "abfs", "adl"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +77,27 @@ def connect(url: str, options: Mapping[str, Any] | None = None) -> Place:
     name = _PLUGINS.get(scheme, scheme)
     if name not in lookup.names("place"):
         name = "fsspec"
-    place: Place = lookup.lookup("place", name).connect(url, dict(options or {}))
+    try:
+        found = lookup.lookup("place", name)
+    except MissingExtra as error:
+        raise _missing(scheme, error) if name == "fsspec" else error from None
+    place: Place = found.connect(url, dict(options or {}))
     return place
+
+
+def _missing(scheme: str, error: MissingExtra) -> BoucleError:
+    """What to install, or that nothing helps; without fsspec nobody can say which schemes it would know."""
+    if extra := _EXTRAS.get(scheme):
+        return MissingExtra(
+            f"{scheme}:// needs a library", expected="it to be installed", fix=f"pip install 'boucle[{extra}]'"
+        )
+    if scheme in _FSSPEC:
+        return error
+    return Invalid(
+        f"nothing reads or writes {scheme}://",
+        expected="a path, https://, s3://, gs://, az://, sftp://, webdav://, ftp://, or what boucle data sources lists",
+        fix="check the URL; other file systems come with pip install 'boucle[fsspec]', databases with sqlalchemy+DIALECT://",
+    )
 
 
 def checked(path: str) -> str:
@@ -94,4 +118,15 @@ def shown(url: str) -> str:
     text = re.split(r"[?#]", url, maxsplit=1)[0]
     if re.match(r"abfss?://[^/:]*@", text):  # container@account is no user
         return text
-    return re.sub(r"//[^/]*@", "//", text)
+    return re.split(r"[?#]", bare(url), maxsplit=1)[0]
+
+
+def bare(url: str) -> str:
+    """A URL without user and password, also where a password has characters that it should not have as they are."""
+    scheme, slashes, rest = url.partition("://")
+    host = re.split("[/?#]", rest, maxsplit=1)[0]
+    _, colon, port = host.rpartition(":")
+    # What stands where a port belongs and is none is the beginning of a password; it ends at the last @.
+    split = "@" not in host and colon and not port.isdecimal() and not host.startswith("[")
+    end = rest.rfind("@") if split else host.rfind("@")
+    return f"{scheme}{slashes}{rest[end + 1 :]}"

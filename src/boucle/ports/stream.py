@@ -73,14 +73,21 @@ class Stream(Protocol):
         """Let go of the connection; what was not acknowledged is given out again."""
 
 
+def is_stream(url: str) -> bool:
+    """Whether a URL begins like that of a stream."""
+    scheme = url.partition("://")[0].lower() if "://" in url else ""
+    return scheme in _PLUGINS or scheme in lookup.names("stream")
+
+
 def plugin(url: str) -> type[Stream]:
     """The class that reads a URL, by how it begins; raises `MissingExtra` with what to install, or `Invalid`."""
     scheme = url.partition("://")[0].lower() if "://" in url else ""
     name = _PLUGINS.get(scheme, scheme)
     if name not in lookup.names("stream"):
         raise Invalid(
-            f"no stream is read from {scheme or 'what has no'}://",
+            f"no stream is read from {scheme}://" if scheme else "a stream has a URL, and this is none",
             expected="kafka://, amqp://, nats://, mqtt://, redis-stream:// or that of a plugin",
+            fix="boucle data ingest reads files and databases",
         )
     found: type[Stream] = lookup.lookup("stream", name)
     if scheme not in found.schemes:

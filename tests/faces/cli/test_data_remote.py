@@ -61,3 +61,18 @@ def test_what_nobody_needs(run, tmp_path):
     assert "1 blob that no record needs, 2.0 kB" in run("ann", "data", "gc", "--grace", "0")[1]
     said = json.loads(run("ann", "data", "gc", "--grace", "0", "--yes", "--json")[1])
     assert (said["removed"], said["bytes"]) == (True, 2000)
+
+
+def test_a_remote_that_is_wrong_says_what(run, tmp_path, capsys):
+    with (tmp_path / "ann" / "boucle.toml").open("a") as file:
+        file.write('[remotes.lake]\nurl = "s3://lake"\nendpoint = "http://here"\n')
+    assert main(["data", "remotes", "-C", str(tmp_path / "ann")]) == 2
+    said = capsys.readouterr().err
+    assert "[remotes.lake] has endpoint" in said
+    assert "options = { endpoint = ... }" in said
+
+
+def test_impact_knows_where_a_version_was_pushed_to(run, tmp_path):
+    there = str(tmp_path / "there")
+    run("ann", "data", "push", there)
+    assert f"pushed to remote:{there}" in run("ann", "impact", "dataset:tx@1")[1]

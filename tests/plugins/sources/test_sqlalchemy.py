@@ -507,10 +507,14 @@ def test_a_url_chooses_it_by_how_it_begins():
 
 def test_times_into_texts(path, url):
     execute_sqlite(path, "CREATE TABLE t (a TEXT, b VARCHAR(20), c TEXT)")
-    rows = {"a": [dt.time(10, 11, 12, 5)], "b": [dt.date(2026, 1, 2)], "c": pa.array([MOMENT], pa.timestamp("us", "UTC"))}
+    rows = {
+        "a": [dt.time(10, 11, 12, 5)],
+        "b": [dt.date(2026, 1, 2)],
+        "c": pa.array([MOMENT], pa.timestamp("us", "UTC")),
+    }
     assert write(f"{url}#t", pa.table(rows)) == 1
     assert read(url).table().to_pylist() == [
-        {"a": "10:11:12.000005", "b": "2026-01-02", "c": "2026-01-01T10:00:00.500000"}
+        {"a": "10:11:12.000005", "b": "2026-01-02", "c": "2026-01-01T10:00:00.500000+00:00"}
     ]
 
 

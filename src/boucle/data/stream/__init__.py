@@ -12,6 +12,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,9 +28,11 @@ from boucle.core.frames import Frame
 from boucle.core.records import Dataset
 from boucle.core.refs import check_name
 from boucle.core.schema import Schema
+from boucle.data import combine
 from boucle.data.stream import decode
 from boucle.data.stream.windows import Windows
 from boucle.ledger import datasets, tables
+from boucle.ports.place import bare
 from boucle.ports.source import BadLine
 from boucle.ports.stream import Received, Stream, plugin
 from boucle.ports.vault import revealed
@@ -172,10 +175,8 @@ def preview(
 
 
 def shown(url: str) -> str:
-    """The URL of a stream as it may be written down: without user and password."""
-    scheme, _, rest = url.partition("://")
-    where, slash, path = rest.partition("/")
-    return f"{scheme}://{where.rpartition('@')[2]}{slash}{path}"
+    """The URL of a stream as it may be written down: without user, password and options. A topic may have any characters."""
+    return re.sub(r"\?[^?]*=.*", "", bare(url), flags=re.DOTALL)
 
 
 def _windows(size: float | None, lateness: float, event_time: str, idle: float) -> Windows | None:
@@ -345,6 +346,9 @@ class _Work:
         fresh = self._fresh(messages)
         found = self._decoder.decode(fresh)
         batch, of = found.batch, found.of
+        if self._kept.newest is not None and "stream" not in self._kept.position and batch is not None:
+            said = [n for n in batch.schema.names if batch.column(n).null_count < batch.num_rows]
+            combine.check_related(self._kept.newest.key, Schema.from_json(self._kept.newest.schema).names, said)
         self._set_aside([_bad(fresh[i], why) for i, why in sorted(found.bad.items())])
         groups: list[tuple[pa.Table, dict[str, Any]]] = []
         if self._waiting is not None:  # rows that waited for windows that nobody asks for any more
@@ -410,6 +414,12 @@ class _Work:
 
     def _into_windows(self, windows: Windows, batch: pa.RecordBatch, messages: Sequence[Received]) -> None:
         if self._column not in batch.schema.names:
+            if not windows.times:  # not one event had it yet: a name that is wrong, and everything would be set aside
+                raise Invalid(
+                    f"no message has the event time {self._column!r}",
+                    expected=f"one of the columns {', '.join(batch.schema.names[:8])}",
+                    fix="--event-time COLUMN",
+                )
             times = pa.nulls(batch.num_rows, pa.float64())
         else:
             times = decode.seconds(batch.column(self._column), self._unit)

@@ -9,7 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from boucle.core.errors import BoucleError
+from boucle.core.errors import BoucleError, MissingExtra
 from boucle.ports import lookup
 from boucle.settings import CHOICES, Settings, resolve
 
@@ -24,17 +24,20 @@ def examine(path: str | None) -> dict[str, Any]:
     problems: list[str] = []
     helps = {f.name: f.metadata.get("help", "") for f in dataclasses.fields(Settings)}
     families = {}
+    missing: dict[str, list[str]] = {}  # nothing is wrong: what nobody asked for is not installed
     for family in lookup.FAMILIES:
         families[family] = lookup.names(family)
         for name in families[family]:
             try:
                 lookup.lookup(family, name)
+            except MissingExtra:
+                missing.setdefault(family, []).append(name)
             except (BoucleError, ImportError, AttributeError) as error:
                 problems.append(f"{family} {name!r} cannot be loaded: {error}")
     for name in CHOICES:
         if name in ("store", "blobs", "engine", "target", "vault"):
             plugin = str(getattr(settings, name)).partition(":")[0]
-            if plugin not in families[name]:
+            if plugin not in families[name] or plugin in missing.get(name, ()):
                 problems.append(f"setting {name} is {plugin!r}, which is not installed")
     workspace = _workspace(settings, problems)
     return {
@@ -47,6 +50,7 @@ def examine(path: str | None) -> dict[str, Any]:
             for n in CHOICES
         ],
         "plugins": families,
+        "not_installed": missing,
         "extras": _extras(),
         "workspace": workspace,
         "problems": problems,

@@ -126,7 +126,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from boucle.core.errors import BoucleError, Unavailable
 
     _share_cores()
-    parsed = build(given[0], given[1] if len(given) > 1 else "").parse_args(given)
+    parsed, unknown = build(given[0], given[1] if len(given) > 1 else "").parse_known_args(given)
+    if unknown:
+        name = " ".join(["boucle", given[0], *([parsed.verb] if getattr(parsed, "verb", None) else [])])
+        sys.stderr.write(f"{name}: unknown: {' '.join(unknown)}\n  to do:    {name} --help\n")
+        return 2
     try:
         return int(parsed.call(parsed))
     except BoucleError as error:

@@ -86,7 +86,16 @@ def doctor(args: argparse.Namespace) -> int:
         [{"setting": s["name"], "value": s["value"], "from": s["origin"], "what": s["help"]} for s in found["settings"]]
     )
     out.line()
-    out.table([{"family": f, "plugins": ", ".join(names)} for f, names in found["plugins"].items()])
+    without = found["not_installed"]
+    rows = [
+        {
+            "family": family,
+            "plugins": ", ".join(n for n in names if n not in without.get(family, ())),
+            "for an extra": ", ".join(without.get(family, ())),
+        }
+        for family, names in found["plugins"].items()
+    ]
+    out.table(rows if without else [{k: v for k, v in r.items() if k != "for an extra"} for r in rows])
     out.line()
     out.table(
         [

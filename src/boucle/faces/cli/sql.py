@@ -37,6 +37,7 @@ def ask(args: argparse.Namespace) -> int:
     from boucle.core.errors import Invalid
     from boucle.data.export import chosen, known, write
     from boucle.data.sql import into, sql
+    from boucle.faces.cli.data.validate import file_named
 
     if args.into and (args.out or args.limit is not None):
         raise Invalid("--into with --out or --limit", expected="one of them", fix="put the limit into the query")
@@ -50,10 +51,11 @@ def ask(args: argparse.Namespace) -> int:
         else:
             said = "is new" if made.new else "has the same content already: no new version"
             out.line(f"{made.dataset.key} {said}", "green")
-            out.line(f"{out.many(made.dataset.rows, 'row')} x {len(made.dataset.schema['columns'])} columns")
+            columns = len(made.dataset.schema["columns"])
+            out.line(f"{out.many(made.dataset.rows, 'row')} x {out.many(columns, 'column')}")
         return 0
     if args.out:
-        known(Path(args.out))
+        known(file_named(args.out))
     frame = chosen(sql(ws, query, memory=args.memory), None, None, args.limit)
     if not args.out:
         return _show(frame, args)

@@ -65,10 +65,9 @@ class LocalBlobs:
             return self._packs.open(bytes.fromhex(digest)) or place.open("rb")
 
     def get(self, digest: str) -> bytes:
-        place = self._place(digest)
         with self._explained(digest):
-            packed = self._packs.read(bytes.fromhex(digest))
-            data = place.read_bytes() if packed is None else packed
+            packed = self._packs.read(bytes.fromhex(digest)) if _is_digest(digest) else None
+            data = self._place(digest).read_bytes() if packed is None else packed
         if _hasher(len(data)).update(data).hexdigest() != digest:
             raise _damaged(digest)
         return data

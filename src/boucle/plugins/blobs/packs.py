@@ -86,6 +86,7 @@ class Packs:
 
     def __init__(self, folder: Path, temporary: Path, durable: bool) -> None:
         self.folder, self._temporary, self._durable = folder, temporary, durable
+        self._at = str(folder)  # a Path for each blob would cost more than reading a small one
         self._index = _Index({})
         self._stamp = -1  # when the folder changed last, as far as is known; -1 when that must be looked up
 
@@ -102,7 +103,7 @@ class Packs:
         if found is None:
             return False
         try:
-            os.utime(self.folder / f"{found[0].name}.pack")
+            os.utime(f"{self._at}/{found[0].name}.pack")
         except FileNotFoundError:
             return False  # swept meanwhile, or lost
         return True
@@ -256,7 +257,7 @@ class Packs:
 
     def _current(self) -> _Index:
         try:
-            stamp = self.folder.stat().st_mtime_ns
+            stamp = os.stat(self._at).st_mtime_ns  # noqa: PTH116
         except FileNotFoundError:
             return _Index({})
         if stamp != self._stamp:
@@ -293,7 +294,7 @@ class Packs:
         while (found := self.find(digest)) is not None:
             pack, at = found
             try:
-                descriptor = os.open(self.folder / f"{pack.name}.pack", os.O_RDONLY)
+                descriptor = os.open(f"{self._at}/{pack.name}.pack", os.O_RDONLY)
             except FileNotFoundError:
                 if not (self.folder / f"{pack.name}.index").exists():
                     self._stamp = -1

@@ -18,6 +18,7 @@ import pyarrow as pa
 from boucle.core.errors import Invalid, NotFound
 from boucle.core.frames import BATCH_ROWS, Frame, arrow_schema, type_name
 from boucle.core.schema import Column, Schema, jsonable
+from boucle.ports.place import bare
 from boucle.ports.source import Mode
 
 OPTIONS: dict[str, str] = {
@@ -138,9 +139,7 @@ def need(ask: Asked, tables: Callable[[], Sequence[str]]) -> Asked:
 
 def shown(url: str) -> str:
     """A URL without user, password, query and table."""
-    scheme, slashes, rest = url.partition("://")
-    rest = re.split(r"[?#]", rest, maxsplit=1)[0] if slashes else rest
-    return f"{scheme}://{rest.rpartition('@')[2]}" if slashes else url.partition("#")[0]
+    return re.split(r"[?#]", bare(url), maxsplit=1)[0] if "://" in url else url.partition("#")[0]
 
 
 def split(url: str) -> urllib.parse.SplitResult:

@@ -313,6 +313,8 @@ def bound(kind: Type, arrow: pa.DataType, dialect: str) -> Type:
 def sent(column: pa.Array, kind: Type, dialect: str) -> list[Any]:
     """The values of an Arrow column as SQLAlchemy takes them for a column of a table."""
     arrow, t = column.type, pa.types
+    if isinstance(kind, sa.String) and (t.is_time(arrow) or t.is_date(arrow) or t.is_timestamp(arrow)):
+        return [None if v is None else v.isoformat() for v in column.to_pylist()]
     if t.is_duration(arrow) and isinstance(kind, sa.Integer):
         return list(column.cast(pa.int64()).to_pylist())
     if t.is_timestamp(arrow) and arrow.tz and (dialect in _NAIVE_UTC or not _is_zoned(kind, dialect)):
@@ -320,8 +322,6 @@ def sent(column: pa.Array, kind: Type, dialect: str) -> list[Any]:
     values = list(column.to_pylist())
     if t.is_nested(arrow) and not isinstance(kind, sa.JSON | sa.ARRAY):
         return [None if v is None else sql.as_json(v) for v in values]
-    if isinstance(kind, sa.String) and (t.is_time(arrow) or t.is_date(arrow) or t.is_timestamp(arrow)):
-        return [None if v is None else v.isoformat() for v in values]
     if isinstance(kind, sa.Uuid):
         return [_uuid(v) if isinstance(v, str) else v for v in values]
     if dialect == "sqlite" and (t.is_decimal(arrow) or (t.is_integer(arrow) and isinstance(kind, sa.String))):

@@ -177,8 +177,8 @@ def _files_facts(found: FilesDifference) -> dict[str, Any]:
         (found.renamed, "renamed"),
     )
     return {
-        "from": f"{found.a}, {found.files[0]:,} files, {found.size[0]:,} bytes",
-        "to": f"{found.b}, {found.files[1]:,} files, {found.size[1]:,} bytes",
+        "from": f"{found.a}, {out.many(found.files[0], 'file')}, {found.size[0]:,} bytes",
+        "to": f"{found.b}, {out.many(found.files[1], 'file')}, {found.size[1]:,} bytes",
         "files": ", ".join(f"{n:,} {what}" for n, what in counted if n) or "no difference",
     }
 

@@ -61,7 +61,7 @@ def snapshot(args: argparse.Namespace) -> int:
         _as_json({**said, "digest": dataset.digest, **_said(changes), "seconds": taken.seconds})
         return 0
     _line(f"{dataset.key} {'is new' if taken.new else 'has the same files already: no new version'}")
-    _line(f"{dataset.rows:,} files, {_bytes(dataset.size)} in {_took(taken.seconds)}")
+    _line(f"{_files(dataset.rows)}, {_bytes(dataset.size)} in {_took(taken.seconds)}")
     _show(changes, most=0)
     return 0
 
@@ -94,15 +94,17 @@ def checkout(args: argparse.Namespace) -> int:
         _as_json(
             {
                 "dataset": done.dataset.key, "folder": folder, "written": done.written, "removed": done.removed,
-                "how": done.how, "overwritten": done.overwritten, "skipped": dict(done.skipped), "seconds": done.seconds,
+                "how": done.how, "overwritten": done.overwritten, "kept": done.kept,
+                "skipped": dict(done.skipped), "seconds": done.seconds,
             }
         )  # fmt: skip
         return 0
-    _line(f"{folder} {'would hold' if args.dry_run else 'holds'} {done.dataset.key} ({done.dataset.rows:,} files)")
+    _line(f"{folder} {'would hold' if args.dry_run else 'holds'} {done.dataset.key} ({_files(done.dataset.rows)})")
     how = f" ({', '.join(f'{number:,} {name}' for name, number in sorted(done.how.items()))})" if done.how else ""
     _line(f"{len(done.written):,} written{how}, {len(done.removed):,} removed, in {_took(done.seconds)}")
     for title, names in (
         ("changes lost", done.overwritten),
+        ("changes kept", done.kept),
         ("left alone", [f"{p}: {why}" for p, why in done.skipped]),
     ):
         _list(title, names, _SHOWN)
@@ -141,6 +143,10 @@ def _as_json(value: Any) -> None:
 
     # A name that is not UTF-8 is escaped as Python does it.
     sys.stdout.write(json.dumps(value, indent=2) + "\n")
+
+
+def _files(number: int) -> str:
+    return "1 file" if number == 1 else f"{number:,} files"
 
 
 def _bytes(number: float) -> str:

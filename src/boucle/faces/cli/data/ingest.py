@@ -94,7 +94,8 @@ def ingest(args: argparse.Namespace) -> int:
     said = "is new" if taken.new else "has the same content already: no new version"
     out.line(f"{dataset.key} {said}", "green")
     taking = f", {taken.rows:,} of them taken now," if args.mode != "replace" else ""
-    out.line(f"{dataset.rows:,} rows x {len(dataset.schema['columns'])} columns{taking} in {out.took(taken.seconds)}")
+    shape = f"{out.many(dataset.rows, 'row')} x {out.many(len(dataset.schema['columns']), 'column')}"
+    out.line(f"{shape}{taking} in {out.took(taken.seconds)}")
     if taken.found:
         out.line(f"found: {out.cell(taken.found)}", "dim")
     if bad:
@@ -111,10 +112,13 @@ def _dry(args: argparse.Namespace, options: dict[str, Any]) -> int:
     if args.json:
         out.as_json(seen)
         return 0
-    out.line(f"{seen['rows']:,} rows; nothing was stored")
+    out.line(f"{out.many(seen['rows'], 'row')}; nothing was stored")
     out.table(seen["columns"])
     if seen["found"]:
         out.line(f"found: {out.cell(seen['found'])}", "dim")
+    if seen["bad"]:
+        out.line(f"would be set aside: {out.many(len(seen['bad']), 'line')}", "yellow")
+        out.table([{"line": b["number"], "why": b["why"], "text": b["text"][:80]} for b in seen["bad"][:10]])
     return 0
 
 
@@ -147,6 +151,7 @@ class _counter:  # noqa: N801  a context manager read as a word
 def list_sources(args: argparse.Namespace) -> int:
     """What can be read: files by their ending, systems by the scheme of their URL; and what is configured."""
     from boucle.core.errors import MissingExtra, NotFound
+    from boucle.data.choice import usually_reads
     from boucle.ports import lookup
     from boucle.settings import FILE, part
 
@@ -155,7 +160,7 @@ def list_sources(args: argparse.Namespace) -> int:
         try:
             plugin = lookup.lookup("source", name)
         except MissingExtra as error:
-            rows.append({"source": name, "reads": "", "writes": "", "needs": error.fix})
+            rows.append({"source": name, "reads": usually_reads(name), "writes": "", "needs": error.fix})
             continue
         reads = " ".join([*plugin.suffixes, *(f"{scheme}://" for scheme in plugin.schemes)])
         rows.append({"source": name, "reads": reads, "writes": "yes" if hasattr(plugin, "write") else "", "needs": ""})

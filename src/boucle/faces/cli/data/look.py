@@ -36,10 +36,10 @@ def add(verbs: Any) -> None:
 
 
 def row(dataset: Any) -> dict[str, Any]:
-    columns = len(dataset.schema["columns"])
+    columns = None if dataset.type == "files" else len(dataset.schema["columns"])  # those of files are all alike
     source = dataset.source or (f"run {dataset.run}" if dataset.run else "")
     return {
-        "dataset": dataset.key, "rows": dataset.rows, "columns": columns, "bytes": dataset.size,
+        "dataset": dataset.key, "type": dataset.type, "rows": dataset.rows, "columns": columns, "bytes": dataset.size,
         "created": out.when(dataset.created), "by": dataset.actor, "source": source, "digest": dataset.digest[:12],
     }  # fmt: skip
 
@@ -52,7 +52,10 @@ def listed(args: argparse.Namespace) -> int:
     if args.json:
         out.as_json([row(d) for d in found])
     else:
-        out.table([row(d) for d in found], "no datasets yet: boucle data ingest FILE --name NAME")
+        rows = [row(d) for d in found]
+        if all(d.type == "table" for d in found):
+            rows = [{k: v for k, v in r.items() if k != "type"} for r in rows]
+        out.table(rows, "no datasets yet: boucle data ingest FILE --name NAME")
     return 0
 
 
@@ -91,8 +94,10 @@ def _logged(one: Any, found: Any, compared: bool) -> dict[str, Any]:
         said.insert(0, f"{one.rows:+,} {thing}{'' if abs(one.rows) == 1 else 's'}" if one.rows else f"as many {thing}s")
     known = row(one.dataset)
     digest = known.pop("digest")
+    if known.pop("type") == "files":
+        known = {"files" if name == "rows" else name: value for name, value in known.items() if name != "columns"}
     if compared:  # so that there is room for what is asked
-        known = {n: known[n] for n in ("dataset", "rows", "created", "by")}
+        known = {n: known[n] for n in ("dataset", "rows", "files", "created", "by") if n in known}
     return {**known, "change": "; ".join(said) or "the first", "digest": digest}
 
 
@@ -156,8 +161,10 @@ def show(args: argparse.Namespace) -> int:
 
 
 def _facts(dataset: Dataset) -> dict[str, Any]:
+    known = row(dataset)
+    known.pop("type")
     return {
-        **row(dataset), "description": dataset.description, "licence": dataset.licence, "owner": dataset.owner,
+        **known, "description": dataset.description, "licence": dataset.licence, "owner": dataset.owner,
         "tags": dataset.tags,
     }  # fmt: skip
 

@@ -27,9 +27,11 @@ def serve(args: argparse.Namespace) -> int:
 
     import uvicorn
 
-    from boucle.core.errors import Refused, Unavailable
+    from boucle.core.errors import Invalid, Refused, Unavailable
     from boucle.faces.api.data import app
 
+    if not 0 <= args.port <= 65535:
+        raise Invalid(f"--port {args.port}", expected="a port from 0 to 65535", fix="--port 0 finds a free one")
     ws = opened(args)
     token = ws.vault.get(args.token) if args.token else ""
     if not token and args.host not in _LOCAL:

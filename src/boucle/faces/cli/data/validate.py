@@ -60,14 +60,27 @@ def validate(args: argparse.Namespace) -> int:
     return 1 if any(v.status == "fail" for v in verdicts) else 0
 
 
+def file_named(text: str) -> Path:
+    """A path that is written to; a URL, which would become a folder of that name, raises `Invalid`."""
+    from boucle.core.errors import Invalid
+
+    if "://" in text:
+        raise Invalid(
+            f"{text.partition('://')[0]}://... is no file here",
+            expected="the path of a file",
+            fix="boucle data push REMOTE sends versions elsewhere, boucle data write REF URL fills tables",
+        )
+    return Path(text)
+
+
 def export(args: argparse.Namespace) -> int:
     """To a file, by its ending; all or nothing."""
     from boucle.data.export import export as write
 
     columns = None if args.columns is None else [c.strip() for c in args.columns.split(",")]
-    rows = write(opened(args), args.ref, Path(args.file), where=args.where, columns=columns, limit=args.limit)
+    rows = write(opened(args), args.ref, file_named(args.file), where=args.where, columns=columns, limit=args.limit)
     if args.json:
         out.as_json({"file": args.file, "rows": rows})
     else:
-        out.line(f"{rows:,} rows written to {args.file}")
+        out.line(f"{out.many(rows, 'row')} written to {args.file}")
     return 0

@@ -28,14 +28,16 @@ def write(args: argparse.Namespace) -> int:
     """To a database, by its URL."""
     from boucle.data.ingest import shown
     from boucle.data.write import write as into
+    from boucle.ledger.datasets import resolve
 
     ws = opened(args)
+    dataset = resolve(ws, args.ref)
     rows = into(
-        ws, args.ref, args.url, args.mode, [k for k in args.key.split(",") if k], pairs(args.option, "--option")
+        ws, dataset.ref, args.url, args.mode, [k for k in args.key.split(",") if k], pairs(args.option, "--option")
     )
     to = args.url if args.url.startswith("vault:") else shown(args.url)
     if args.json:
-        out.as_json({"dataset": args.ref, "to": to, "mode": args.mode, "rows": rows})
+        out.as_json({"dataset": dataset.key, "to": to, "mode": args.mode, "rows": rows})
     else:
-        out.line(f"{rows:,} rows written to {to}")
+        out.line(f"{out.many(rows, 'row')} written to {to}")
     return 0
