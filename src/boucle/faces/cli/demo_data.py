@@ -43,4 +43,4 @@ def copied(ws: Workspace, remote: Path, elsewhere: Path) -> str:
             assert mine is not None and theirs is not None and mine.digest == theirs.digest
             frame = datasets.frame(other, theirs)
             assert sum(b.num_rows for b in frame.batches()) == mine.rows
-    return f"pushed to {remote} ({sent.bytes / 1000:,.0f} kB), pulled into {elsewhere}: the same digests"
+    return f"pushed to {remote} ({out.size(sent.bytes)}), pulled into {elsewhere}: the same digests"

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from boucle.core.errors import BoucleError, MissingExtra
+from boucle.faces.cli import words
 from boucle.ports import lookup
 from boucle.settings import CHOICES, Settings, resolve
 
@@ -98,7 +99,7 @@ def _workspace(settings: Settings, problems: list[str]) -> dict[str, Any]:
 
     free = shutil.disk_usage(settings.root).free
     if free < _LOW_SPACE:
-        problems.append(f"only {free / 2**20:.0f} MiB are free on the disk of {settings.root}")
+        problems.append(f"only {words.size(free)} are free on the disk of {settings.root}")
     try:
         with Workspace(settings) as ws:
             counts = {f"{k.KIND}s": ws.store.count(k) for k in (Dataset, Run, Model, Service)}
@@ -109,6 +110,6 @@ def _workspace(settings: Settings, problems: list[str]) -> dict[str, Any]:
     return {
         "folder": str(settings.root),
         **counts,
-        "size": f"{size / 2**20:.1f} MiB",
-        "free": f"{free / 2**30:.1f} GiB",
+        "size": words.size(size),
+        "free": words.size(free),
     }

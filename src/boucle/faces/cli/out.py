@@ -10,6 +10,9 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from boucle.core.schema import jsonable
+from boucle.faces.cli.words import many, size, took
+
+__all__ = ["as_json", "cell", "console", "facts", "line", "many", "size", "table", "took", "tree", "when"]
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -91,11 +94,6 @@ def cell(value: Any) -> str:
     return str(value)
 
 
-def many(number: int, thing: str) -> str:
-    """A number of things, in the singular where it is one."""
-    return f"{number:,} {thing}" if number == 1 else f"{number:,} {thing}s"
-
-
 def facts(pairs: Mapping[str, Any]) -> None:
     """Names and values below each other."""
     console().print(facts_grid(pairs))
@@ -118,13 +116,6 @@ def facts_grid(pairs: Mapping[str, Any]) -> Table:
 def when(seconds: float) -> str:
     """A moment in UTC, to the second."""
     return dt.datetime.fromtimestamp(seconds, dt.UTC).strftime("%Y-%m-%d %H:%M:%S") if seconds else ""
-
-
-def took(seconds: float) -> str:
-    """A span of time, short."""
-    if seconds < 1:
-        return f"{seconds * 1000:.0f} ms"
-    return f"{seconds:.1f} s" if seconds < 120 else f"{seconds / 60:.1f} min"
 
 
 def tree(node: Node) -> None:

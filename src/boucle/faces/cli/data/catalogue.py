@@ -65,7 +65,7 @@ def search(args: argparse.Namespace) -> int:
             ]
         )  # fmt: skip
     else:
-        out.table([_line(f) for f in shown], "nothing fits")
+        out.table([_line(f) for f in shown], "nothing fits" if not found else "")
         if len(found) > len(shown):
             out.line(f"and {len(found) - len(shown):,} more: --limit N shows more", "dim")
     return 0 if found else 1

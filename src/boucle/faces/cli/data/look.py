@@ -274,29 +274,30 @@ def _show_files(args: argparse.Namespace, ws: Workspace, dataset: Dataset) -> in
         raise Invalid(f"--column for {dataset.key}, which is a folder of files", expected="a table")
     seen = files_profile(ws, dataset, args.rows or 10)
     known = {n: v for n, v in _facts(dataset).items() if n not in ("columns", "rows", "bytes")}
-    known = {"dataset": known.pop("dataset"), "files": seen.files, "size": size(seen.size), **known}
+    known = {"dataset": known.pop("dataset"), "files": seen.files, "size": out.size(seen.size), **known}
     most = max((s for _, _, s in seen.endings), default=0), max((n for _, n in seen.sizes), default=0)
     tables: dict[str, list[dict[str, Any]]] = {
         "endings": [
             {
                 "ending": e or "none",
                 "files": n,
-                "size": size(s),
+                "size": out.size(s),
                 **_bar(s / max(1, seen.size), most[0] / max(1, seen.size)),
             }
             for e, n, s in seen.endings
         ],
         "sizes": [
-            {"up to": size(bound), "files": n, **_bar(n / seen.files, most[1] / seen.files)} for bound, n in seen.sizes
+            {"up to": out.size(bound), "files": n, **_bar(n / seen.files, most[1] / seen.files)}
+            for bound, n in seen.sizes
         ],
-        "largest": [{"file": path, "size": size(s)} for path, s in seen.largest],
+        "largest": [{"file": path, "size": out.size(s)} for path, s in seen.largest],
     }
     if args.html:
         from boucle.faces.cli.data import page
 
         drawn = [
             ("Endings, by bytes", page.bars([(e or "none", s) for e, _, s in seen.endings[:12]], seen.size)),
-            ("Sizes, by files", page.bars([(f"up to {size(b)}", n) for b, n in seen.sizes], seen.files)),
+            ("Sizes, by files", page.bars([(f"up to {out.size(b)}", n) for b, n in seen.sizes], seen.files)),
         ]
         parts = [(h, f'<div class="cards"><div class="card">{svg}</div></div>') for h, svg in drawn]
         page.write(
@@ -310,12 +311,3 @@ def _show_files(args: argparse.Namespace, ws: Workspace, dataset: Dataset) -> in
         out.line()
         out.table(rows, "no files")
     return 0
-
-
-def size(count: float) -> str:
-    """Bytes in the unit that fits."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" or count >= 100 else f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:,.3g} TB"

@@ -88,7 +88,7 @@ def mirror(args: argparse.Namespace) -> int:
         })  # fmt: skip
         return 1 if kept.problems else 0
     out.line(
-        f"{out.many(kept.checked, 'blob')} compared with {kept.remote}, {kept.sent:,} sent ({size(kept.bytes)}) "
+        f"{out.many(kept.checked, 'blob')} compared with {kept.remote}, {kept.sent:,} sent ({out.size(kept.bytes)}) "
         f"in {out.took(kept.seconds)}"
     )
     for text in kept.mended:
@@ -124,7 +124,7 @@ def gc(args: argparse.Namespace) -> int:
         })  # fmt: skip
         return 0
     said = "removed" if swept.removed else "that no record needs"
-    out.line(f"{out.many(len(swept.blobs), 'blob')} {said}, {size(swept.bytes)}")
+    out.line(f"{out.many(len(swept.blobs), 'blob')} {said}, {out.size(swept.bytes)}")
     if swept.young:
         out.line(f"{out.many(swept.young, 'blob')} too young to be judged", "dim")
     if swept.files:
@@ -132,15 +132,6 @@ def gc(args: argparse.Namespace) -> int:
     if swept.blobs and not swept.removed:
         out.line("to do: boucle data gc --yes", "dim")
     return 0
-
-
-def size(number: float) -> str:
-    """Bytes in the largest unit that leaves a whole number before the point."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if number < 1000:
-            return f"{number:.0f} {unit}" if unit == "bytes" else f"{number:.1f} {unit}"
-        number /= 1000
-    return f"{number:.1f} TB"
 
 
 def _said(moved: Any) -> dict[str, Any]:
@@ -157,7 +148,7 @@ def _print(moved: Any, done: str, would: str) -> None:
         return
     took = "" if moved.dry_run else f" in {out.took(moved.seconds)}"
     out.line(f"{out.many(len(moved.datasets), 'version')} {verb} {moved.remote}: {', '.join(moved.datasets)}", "green")
-    out.line(f"{out.many(moved.blobs, 'blob')}, {size(moved.bytes)}{took}")
+    out.line(f"{out.many(moved.blobs, 'blob')}, {out.size(moved.bytes)}{took}")
 
 
 class _counted:  # noqa: N801  a context manager read as a word
@@ -176,7 +167,7 @@ class _counted:  # noqa: N801  a context manager read as a word
 
     def _count(self, done: int, total: int) -> None:
         if self._status is not None:
-            self._status.update(f"{self._doing}: {size(done)} of {size(total)}")
+            self._status.update(f"{self._doing}: {out.size(done)} of {out.size(total)}")
 
     def __exit__(self, *exc: object) -> None:
         if self._status is not None:
