@@ -23,6 +23,7 @@ from boucle.data.stream import preview, shown, stream
 from boucle.data.stream.decode import Decoder, seconds
 from boucle.data.stream.windows import Windows
 from boucle.ledger import datasets
+from boucle.measure.quality import Profile, profile
 from boucle.ports.stream import Received
 
 
@@ -135,6 +136,18 @@ def test_the_content_is_that_of_a_table_in_one_piece(ws: Any, broker: Broker) ->
     broker.add(*values)
     streamed = read(ws, batch_rows=7).dataset
     assert streamed.digest == ingest(ws, pa.Table.from_pylist(values), "whole").dataset.digest
+
+
+def test_each_version_has_its_statistics(ws: Any, broker: Broker) -> None:
+    for start in (0, 10, 20):
+        broker.add(*({"id": i, "word": f"w{i % 3}"} for i in range(start, start + 10)))
+        read(ws, batch_rows=5)
+    broker.add({"id": 30, "word": None, "new": 1.5})
+    read(ws)
+    for dataset in datasets.versions(ws, "tx"):
+        kept = Profile.from_json(json.loads(ws.blobs.get(dataset.statistics)))
+        assert kept == profile(datasets.frame(ws, dataset))
+    assert kept.rows == 5
 
 
 def test_it_ends_after_so_many_or_when_it_is_told(ws: Any, broker: Broker) -> None:

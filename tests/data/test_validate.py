@@ -1,5 +1,6 @@
 """Verdicts on datasets, and the checks a profile suggests."""
 
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -20,7 +21,11 @@ from boucle.plugins.stores.memory import MemoryStore
 @pytest.fixture
 def ws(tmp_path):
     return SimpleNamespace(
-        store=MemoryStore(), blobs=LocalBlobs(tmp_path / "blobs", durable=False), actor="ann", root=tmp_path
+        now=time.time,
+        store=MemoryStore(),
+        blobs=LocalBlobs(tmp_path / "blobs", durable=False),
+        actor="ann",
+        root=tmp_path,
     )
 
 
@@ -141,7 +146,7 @@ def test_a_table_meets_its_own_expectations(tmp_path_factory, ids, data):
     words = data.draw(st.lists(st.sampled_from(["a", "b", None]), min_size=len(ids), max_size=len(ids)))
     floats = data.draw(st.lists(st.floats(-1e300, 1e300), min_size=len(ids), max_size=len(ids)))
     blobs = LocalBlobs(tmp_path_factory.mktemp("blobs"), durable=False)
-    ws = SimpleNamespace(store=MemoryStore(), blobs=blobs, actor="ann")
+    ws = SimpleNamespace(now=time.time, store=MemoryStore(), blobs=blobs, actor="ann")
     dataset = ingest(ws, {"id": ids, "w": words, "f": floats}, "t").dataset
     verdicts = validate(ws, dataset.ref, expectations(statistics(ws, dataset.ref)))
     assert {v.status for v in verdicts} == {"pass"}

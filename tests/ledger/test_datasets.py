@@ -1,6 +1,7 @@
 """Dataset versions: numbering, references, evolution, lineage."""
 
 import threading
+import time
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -17,7 +18,11 @@ from boucle.plugins.stores.memory import MemoryStore
 @pytest.fixture
 def ws(tmp_path):
     return SimpleNamespace(
-        store=MemoryStore(), blobs=LocalBlobs(tmp_path / "blobs", durable=False), actor="ann", root=tmp_path
+        now=time.time,
+        store=MemoryStore(),
+        blobs=LocalBlobs(tmp_path / "blobs", durable=False),
+        actor="ann",
+        root=tmp_path,
     )
 
 

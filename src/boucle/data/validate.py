@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -50,7 +49,7 @@ def validate(ws: datasets.Ledger, ref: Ref | str, checks: Checks) -> list[Verdic
                 threshold=finding.threshold,
                 evidence={"options": dict(options), "digest": dataset.digest, **finding.evidence},
                 run=recording.current_run(),
-                created=time.time(),
+                created=ws.now(),
                 actor=ws.actor,
             )
         )
@@ -88,7 +87,7 @@ def _keep(ws: datasets.Ledger, dataset: Dataset, verdicts: list[Verdict]) -> Non
             Event(
                 type="dataset.validated",
                 subject=str(dataset.ref),
-                time=time.time(),
+                time=ws.now(),
                 actor=ws.actor,
                 data={"verdicts": {v.id: [v.check, v.status] for v in verdicts}},
             )
@@ -106,7 +105,7 @@ def _note(ws: datasets.Ledger, dataset: Dataset, type: str, verdict: Verdict) ->
     check, column = _what(verdict)
     ws.store.append(
         Event(
-            type=type, subject=str(dataset.ref), time=time.time(), actor=ws.actor, reason=verdict.summary,
+            type=type, subject=str(dataset.ref), time=ws.now(), actor=ws.actor, reason=verdict.summary,
             data={
                 "check": check, "column": column, "status": verdict.status, "summary": verdict.summary,
                 "since": dataset.created, "verdict": verdict.id,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
@@ -30,6 +29,7 @@ class Ledger(Protocol):
     def blobs(self) -> Blobs: ...
     @property
     def actor(self) -> str: ...
+    def now(self) -> float: ...
 
 
 def commit(
@@ -102,7 +102,7 @@ def commit(
                 schema=stored.schema.to_json(),
                 statistics=statistics,
                 source=source,
-                created=time.time(),
+                created=ws.now(),
                 actor=ws.actor,
                 run=run,
                 owner=owner or (before.owner if before else ""),

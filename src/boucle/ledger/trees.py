@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from boucle.core import chunks
 from boucle.core.errors import Corrupt, Invalid, NotFound
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from boucle.core.frames import Frame
     from boucle.core.records import Dataset
-    from boucle.ports.store import Store
+    from boucle.ledger.datasets import Ledger
 
 HEAD = "boucle files 1"
 OURS = frozenset({".boucle", ".git"})  # folders that are never part of a version
@@ -98,18 +98,6 @@ class Tree:
     def size(self) -> int:
         """Bytes of all files."""
         return sum(int(line.split(" ", 3)[2]) for line in self.lines)
-
-
-class Ledger(Protocol):
-    """What is needed of a workspace."""
-
-    @property
-    def store(self) -> Store: ...
-    @property
-    def blobs(self) -> Blobs: ...
-    @property
-    def actor(self) -> str: ...
-    def now(self) -> float: ...
 
 
 def escaped(path: str) -> str:

@@ -15,7 +15,7 @@ import math
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -28,10 +28,11 @@ from boucle.core.frames import Frame
 from boucle.core.records import Dataset
 from boucle.core.refs import check_name
 from boucle.core.schema import Schema
-from boucle.data import combine
+from boucle.data import combine, profiles
 from boucle.data.stream import decode
 from boucle.data.stream.windows import Windows
 from boucle.ledger import datasets, tables
+from boucle.measure.quality import Profiler
 from boucle.ports.place import bare
 from boucle.ports.source import BadLine
 from boucle.ports.stream import Received, Stream, plugin
@@ -236,6 +237,7 @@ class _Kept:
         self._ws, self.name, self.source = ws, name, source
         self.newest = datasets.latest(ws, name)
         self.position: dict[str, Any] = dict(self.newest.position) if self.newest else {}
+        self._profiler: Profiler | None = None  # of the newest version
         before = self.position.get("stream")
         if self.newest is not None and before is None:
             streamed = next((d for d in datasets.versions(ws, name) if "stream" in d.position), None)
@@ -270,14 +272,15 @@ class _Kept:
         """All of it and the position in one transaction: a version for each group, or else the position alone."""
         ws, name, newest = self._ws, self.name, self.newest
         lines = {"bad_lines": ws.blobs.put(b"".join(_json(asdict(line)) + b"\n" for line in bad))} if bad else {}
-        versions: list[tuple[tables.Stored, dict[str, Any]]] = []
+        versions: list[tuple[tables.Stored, dict[str, Any], str]] = []
         stored = _stored(newest) if newest is not None else None
         if not groups and stored is None:
             assert arrow is not None
             groups = [(arrow.empty_table(), {})]
         for table, tags in groups:
-            stored = _appended(ws, stored, table)
-            versions.append((stored, tags))
+            earlier, stored = stored, _appended(ws, stored, table)
+            versions.append((stored, tags, self._statistics(earlier, stored, table)))
+        profiler, self._profiler = self._profiler, None  # what is not committed is not known
         late_name = f"{name}_late"
         late_newest = datasets.latest(ws, late_name) if late is not None else None
         late_stored = _appended(ws, _stored(late_newest) if late_newest else None, late) if late is not None else None
@@ -293,13 +296,14 @@ class _Kept:
                 )
             if newest is not None and versions and not _BLOBS.isdisjoint(newest.position):  # of use in the newest only
                 ws.store.put(replace(newest, position={k: v for k, v in newest.position.items() if k not in _BLOBS}))
-            for i, (each, tags) in enumerate(versions):
+            for i, (each, tags, statistics) in enumerate(versions):
                 noted = {**tags, **(lines if i == len(versions) - 1 else {})}
                 newest, _ = datasets.commit(
                     ws,
                     name,
                     each,
                     source=self.source,
+                    statistics=statistics,
                     tags=noted,
                     position=position,
                     after=newest.key if newest else "",
@@ -316,8 +320,22 @@ class _Kept:
             if late_stored is not None:
                 after = late_newest.key if late_newest else ""
                 datasets.commit(ws, late_name, late_stored, source=self.source, tags={"late_for": name}, after=after)
-        self.newest, self.position = newest, dict(position)
+        self.newest, self.position, self._profiler = newest, dict(position), profiler
+        if made and profiler is not None:
+            profiles.keep(ws, made[-1], profiler)
         return made
+
+    def _statistics(self, before: tables.Stored | None, stored: tables.Stored, rows: pa.Table) -> str:
+        """The blob with the profile of a version, at the cost of its new rows unless a column is new."""
+        if self._profiler is None:
+            self._profiler = profiles.continued(self._ws, self.newest) if self.newest else Profiler()
+        if before is None or before.schema.names == stored.schema.names:
+            batches: Iterable[pa.RecordBatch] = rows.to_batches()
+        else:
+            self._profiler, batches = Profiler(), tables.read(self._ws.blobs, stored.manifest).batches()
+        for batch in batches:
+            self._profiler.update(batch)
+        return self._ws.blobs.put(_json(self._profiler.result().to_json()))
 
 
 class _Work:
