@@ -189,3 +189,23 @@ def test_what_json_writes_is_read(tmp_path_factory, rows, chunk, indent):
             assert JsonlSource().read(str(folder / name), {}).frame.table().to_pylist() == rows
     finally:
         module.files.chunks.__defaults__ = before
+
+
+@pytest.mark.parametrize("shape", ['{{"k{0}": {0}}}', '{{"a": {{"k{0}": {0}}}}}'], ids=["columns", "fields"])
+def test_ever_new_keys(read, shape):
+    lines = [shape.format(i) + "\n" for i in range(module.MOST_COLUMNS + 1)]
+    with pytest.raises(Invalid, match=r"line 10001.* more than 10,000 different keys") as failure:
+        read("".join(lines))
+    assert "record" in failure.value.fix
+    assert "source=text" in failure.value.fix
+
+
+def test_many_columns_in_small_batches(read, monkeypatch):
+    monkeypatch.setattr(module, "_CELLS", 100)
+    count = 60
+    reading, rows = read("".join(json.dumps({f"k{i}": i, "s": {"x": i}}) + "\n" for i in range(count)))
+    assert max(b.num_rows for b in reading.frame.batches()) == 2
+    assert [{k: v for k, v in row.items() if v is not None} for row in rows] == [
+        {f"k{i}": i, "s": {"x": i}} for i in range(count)
+    ]
+    assert reading.frame.table(["k7", "k3"]).column_names == ["k7", "k3"]

@@ -23,7 +23,9 @@ from boucle.plugins.sources.columnar import known
 from boucle.plugins.sources.json_document import DECODER, LONGEST, OPENED, Found, content, record_of, walk, word
 from boucle.ports.source import BadLine, Reading
 
+MOST_COLUMNS = 10_000  # beyond it, the keys are data, and every row would have a cell for each
 _BLOCK = 1 << 23  # bytes of text per batch
+_CELLS = 1 << 22  # values per batch, nulls included
 _SHOWN = 500
 
 
@@ -42,7 +44,8 @@ class JsonlSource:
 
     def read(self, url: str, options: Mapping[str, Any]) -> Reading:
         """The objects of a file as rows. Raises `NotFound`, or `Invalid` for a file that is empty, is not text, is
-        cut off, or has a key with values of types that do not go together (integers and floats do)."""
+        cut off, has more than 10,000 keys, or has a key with values of types that do not go together (integers and
+        floats do)."""
         known(options, self)
         largest = files.largest(options)
         path = files.locate(url)
@@ -54,6 +57,8 @@ class JsonlSource:
             for key, value in row.items():
                 kind = keys.get(key)
                 if kind is None:
+                    if len(keys) == MOST_COLUMNS:
+                        raise _too_many(f"{path}, line {line}", "the objects have")
                     kind = keys[key] = _Kind(key)
                 kind.look(value, line)
         if not rows and bad:
@@ -66,7 +71,7 @@ class JsonlSource:
         if not keys:
             raise Invalid(f"{path}: the objects have no keys", expected='objects such as {"a": 1}')
         plans = _plans(keys, options.get("types") or {}, rows)
-        schema = Schema(tuple(plan.column for plan in plans))
+        schema, by_name = Schema(tuple(plan.column for plan in plans)), {plan.column.name: plan for plan in plans}
         layout = "lines" if record is None else "document" if record else "array"
         reading = Reading(Frame(schema, lambda _: iter(())), {"layout": layout})
         if record:
@@ -78,8 +83,9 @@ class JsonlSource:
 
         def opener(columns: Sequence[str] | None) -> Iterator[pa.RecordBatch]:
             reading.bad.clear()
-            chosen = plans if columns is None else [next(p for p in plans if p.column.name == c) for c in columns]
-            return _batches(path, record, chosen, reading.bad, largest)
+            return _batches(
+                path, record, plans if columns is None else [by_name[c] for c in columns], reading.bad, largest
+            )
 
         reading.frame = Frame(schema, opener, rows)
         return reading
@@ -210,6 +216,8 @@ class _Kind:
         elif kind == "struct":
             for key, part in value.items():
                 if key not in self.fields:
+                    if len(self.fields) == MOST_COLUMNS:
+                        raise _too_many(f"line {line}", f"the objects under {self.path!r} have")
                     self.fields[key] = _Kind(f"{self.path}.{key}")
                 self.fields[key].look(part, line)
 
@@ -225,6 +233,14 @@ class _Kind:
 
 
 _NAMES = {bool: "bool", int: "int", float: "float", str: "string", list: "list", dict: "struct"}
+
+
+def _too_many(where: str, who: str) -> Invalid:
+    return Invalid(
+        f"{where}: {who} more than {MOST_COLUMNS:,} different keys",
+        expected="the same keys in most objects: each is a column",
+        fix="name the list that holds the rows with the option record, or read the lines as they are with source=text",
+    )
 
 
 def _article(kind: str) -> str:
@@ -254,15 +270,22 @@ def _plans(keys: Mapping[str, _Kind], types: Mapping[str, str], rows: int) -> li
     return plans
 
 
+def _width(arrow: pa.DataType) -> int:
+    """How many values a row of the type has, lists aside."""
+    if not pa.types.is_struct(arrow):
+        return 1
+    return sum(_width(arrow.field(i).type) for i in range(arrow.num_fields))
+
+
 def _batches(
     path: Path, record: str | None, plans: list[_Plan], bad: list[BadLine], largest: int
 ) -> Iterator[pa.RecordBatch]:
     held: list[dict[str, Any]] = []
-    size = 0
+    size, most = 0, 1 + min(BATCH_ROWS - 1, _CELLS // max(sum(_width(p.arrow) for p in plans), 1))
     for _, row, length in _rows(path, record, bad, largest):
         held.append(row)
         size += length
-        if len(held) == BATCH_ROWS or size > _BLOCK:
+        if len(held) == most or size > _BLOCK:
             yield _batch(held, plans)
             held, size = [], 0
     if held:
@@ -271,8 +294,12 @@ def _batches(
 
 def _batch(rows: list[dict[str, Any]], plans: list[_Plan]) -> pa.RecordBatch:
     arrays = []
+    present = set().union(*rows)
     for plan in plans:
         name = plan.column.name
+        if name not in present:
+            arrays.append(pa.nulls(len(rows), plan.arrow))
+            continue
         values = [row.get(name) for row in rows]
         try:
             if plan.text is not None:

@@ -250,6 +250,10 @@ def _records(data: bytes, text: Text, *, final: bool, width: int = 0) -> Iterato
             fields, here = fields + 1, matched.end()
             if matched.group(1) is not None and matched.end(1) > end and matched.group(2).strip(b"\r"):
                 stray = "a quote that is closed in another line, within its text"
+            elif here > end and width and fields > width:
+                stray = "a quote that is closed in another line"
+            if stray:  # walking on would cost all that follows, for each line anew
+                break
             if b"\r" in matched.group(2).removesuffix(b"\r"):
                 why = "a carriage return within the line"
             if here >= size:
