@@ -187,3 +187,16 @@ def test_what_is_no_repository(ws, tmp_path):
     (tmp_path / "r" / "x.dvc").write_text("outs: [")
     with pytest.raises(Invalid, match="does not parse"):
         from_dvc(ws, tmp_path / "r")
+
+
+@pytest.mark.parametrize("path", ["..", "../x", "/etc/x", "a/../../x", ".git/hooks/x", "a/../.dvc/config"])
+def test_tracking_only_among_the_files_of_the_repository(ws, tmp_path, path):
+    root = tmp_path / "r"
+    (root / ".dvc").mkdir(parents=True)
+    (root / ".dvc" / "config").write_text(
+        f"[core]\n    remote = r\n['remote \"r\"']\n    url = {tmp_path / 'remote'}\n"
+    )
+    boucle.ingest(ws, {"a": [1]}, "odd")
+    with pytest.raises(Invalid, match=r"outside of the repository|keep their own"):
+        to_dvc(ws, "odd", root, path=path)
+    assert not list(tmp_path.rglob("*x.dvc"))

@@ -25,6 +25,7 @@ from boucle.core.where import And, Compare, Not, Or, Where
 
 MOST_CHARACTERS = 20_000
 MOST_NESTED = 50
+_LONGEST_NUMBER = 100  # characters
 
 _EXAMPLE = "such as: amount > 10 and country in ('FR', 'DE')"
 
@@ -144,6 +145,10 @@ class _Reader:
             raise self._wrong("a value: a number, 'text' in single quotes, a date, true, false or null")
         self._at += 1
         if kind == "number":
+            if len(value) > _LONGEST_NUMBER:
+                raise Invalid(
+                    f"a number of {len(value):,} characters", expected=f"at most {_LONGEST_NUMBER} in a filter"
+                )
             return int(value) if re.fullmatch(r"[+-]?\d+", value) else float(value)
         return value
 

@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from pyarrow import compute
 
 from boucle.core.errors import Invalid, NotFound, Refused
 from boucle.core.frames import BATCH_ROWS, Frame, type_name
 from boucle.core.schema import Column, Schema
 from boucle.ledger.tables import plain_batches
 
+_DIGITS = {8: 3, 16: 5, 32: 10, 64: 20}  # of integers with so many bits, as Arrow's cast to decimals counts them
 _ROW, _NEW = "\0row", "\0new"  # no column of a file is named so
 
 
@@ -99,11 +101,11 @@ def fitted(frame: Frame, arrow: pa.Schema) -> Frame:
 
 
 def _merged(old: Frame, target: pa.Schema, delta: pa.Table, key: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    numbered = delta.select(list(key)).append_column(_NEW, pa.array(np.arange(delta.num_rows)))
+    numbered = _keys(delta, key).append_column(_NEW, pa.array(np.arange(delta.num_rows)))
     used = np.zeros(delta.num_rows, bool)
     for batch in old.batches():
         here = pa.Table.from_batches([_fitted(batch, target)])
-        keys = here.select(list(key)).append_column(_ROW, pa.array(np.arange(here.num_rows)))
+        keys = _keys(here, key).append_column(_ROW, pa.array(np.arange(here.num_rows)))
         met = keys.join(numbered, list(key), join_type="inner", use_threads=False)
         if not met.num_rows:
             yield from here.to_batches()
@@ -132,9 +134,16 @@ def _last_of_each(table: pa.Table, key: Sequence[str]) -> pa.Table:
                 expected="a value in every row",
                 fix="choose another key, or drop these rows",
             )
-    numbered = table.select(list(key)).append_column(_ROW, pa.array(np.arange(table.num_rows)))
+    numbered = _keys(table, key).append_column(_ROW, pa.array(np.arange(table.num_rows)))
     last = numbered.group_by(list(key), use_threads=False).aggregate([(_ROW, "max")])[f"{_ROW}_max"]
     return table if len(last) == table.num_rows else table.take(last.sort())
+
+
+def _keys(table: pa.Table, key: Sequence[str]) -> pa.Table:
+    """The key columns, with one zero: Arrow tells -0.0 from 0.0 when it groups and joins."""
+    columns = [table[name] for name in key]
+    arrays = [compute.add(c, pa.scalar(0, c.type)) if pa.types.is_floating(c.type) else c for c in columns]
+    return pa.table(arrays, names=list(key))
 
 
 def _together(arrow: pa.Schema, plain: pa.Schema) -> pa.Schema:
@@ -144,10 +153,19 @@ def _together(arrow: pa.Schema, plain: pa.Schema) -> pa.Schema:
         both = [pa.schema([pa.field("x", s.field(field.name).type)]) for s in (arrow, plain) if field.name in s.names]
         try:
             kind = pa.unify_schemas(both, promote_options="permissive").field("x").type
+            kind = _roomy(kind, [s.field("x").type for s in both])
         except (pa.ArrowTypeError, pa.ArrowInvalid):
             raise _apart(arrow, plain) from None
         fields.append(pa.field(field.name, kind))
     return pa.schema(fields)
+
+
+def _roomy(kind: pa.DataType, parts: Sequence[pa.DataType]) -> pa.DataType:
+    """A decimal with as many digits before the point as the integers that shall go into it may have."""
+    if not pa.types.is_decimal128(kind):
+        return kind
+    digits = max((_DIGITS[p.bit_width] for p in parts if pa.types.is_integer(p)), default=0)
+    return pa.decimal128(min(38, max(kind.precision, digits + kind.scale)), kind.scale)
 
 
 def _apart(arrow: pa.Schema, plain: pa.Schema) -> Refused:
@@ -171,7 +189,7 @@ def _fitted(batch: pa.RecordBatch, target: pa.Schema) -> pa.RecordBatch:
             continue
         column = batch.column(field.name)
         try:
-            arrays.append(column if column.type == field.type else column.cast(field.type))
+            arrays.append(column if column.type == field.type else _cast(column, field.type))
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             raise Refused(
                 f"column {field.name!r} does not go from {column.type} to {field.type} without loss: {error}",
@@ -179,6 +197,14 @@ def _fitted(batch: pa.RecordBatch, target: pa.Schema) -> pa.RecordBatch:
                 fix="take the rows in under another name",
             ) from None
     return pa.RecordBatch.from_arrays(arrays, schema=target)
+
+
+def _cast(column: pa.Array, kind: pa.DataType) -> pa.Array:
+    out = column.cast(kind)
+    # Arrow checks all other casts for loss, but not that of decimals to floats.
+    if pa.types.is_decimal(column.type) and pa.types.is_floating(kind) and not out.cast(column.type).equals(column):
+        raise pa.ArrowInvalid(f"the numbers have more digits than {kind}")
+    return out
 
 
 def _narrowed(batches: Iterator[pa.RecordBatch], columns: Sequence[str] | None) -> Iterator[pa.RecordBatch]:

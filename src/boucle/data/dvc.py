@@ -287,8 +287,10 @@ def to_dvc(
     place = places.connect(remote_url(root, remote, needed=True), options or {})
     single = dataset.type == "table"
     path = posixpath.normpath(path or dataset.name + (".parquet" if single else ""))
-    if path.startswith(("../", "/")) or path == ".":
+    if path.startswith(("../", "/")) or path in (".", ".."):
         raise Invalid(f"{path!r} lies outside of the repository", expected="a path below its root")
+    if path.partition("/")[0] in (".git", ".dvc"):
+        raise Invalid(f"{path!r} is where Git and DVC keep their own", expected="a path beside these folders")
     with tempfile.TemporaryDirectory(dir=ws.folder("tmp"), prefix="dvc-") as folder:
         there = {e.path for e in place.list("files/md5/")} if "list" in place.capabilities else set[str]()
         sent = _Sent(place, there)

@@ -25,6 +25,7 @@ import pyarrow as pa
 import pytest
 
 import boucle
+from boucle.faces.api import data
 from boucle.ledger import datasets, tables
 from boucle.workspace import Workspace
 
@@ -166,7 +167,8 @@ def test_versions_are_kept_by_caches(client: httpx.Client) -> None:
     ("/tx@1/rows?format=xlsx", 406, "parquet"), ("/tx@1/rows?wher=1", 400, "filter"),
     ("/tx@1/rows?limit=1&limit=2", 400, "twice"),
     ("/tx@1/rows?filter=" + "(" * 999, 422, "nested"), ("/../../etc/passwd", 404, ""),
-    ("/tx@1/rows?filter=%ff", 400, "cannot be read"),
+    ("/tx@1/rows?filter=%ff", 400, "cannot be read"), ("/tx@1/rows?filter=id>" + "9" * 5000, 422, "5,000 characters"),
+    ("/tx@1/rows?columns=%22a", 400, "cannot be read"), ("/tx@1/rows?columns=", 422, "no column"),
     ("/tx@{nonsense}", 422, "not a time"), ("/b%00d", 422, ""),
 ])  # fmt: skip
 def test_what_is_wrong_is_said(client: httpx.Client, path: str, status: int, words: str) -> None:
@@ -175,6 +177,24 @@ def test_what_is_wrong_is_said(client: httpx.Client, path: str, status: int, wor
     assert words in answer.text
     assert {"what", "expected", "fix"} <= set(answer.json()["error"])
     assert answer.headers["cache-control"] == "no-store"
+
+
+def test_columns_with_any_name(tmp_path: Path) -> None:
+    ws = boucle.init(tmp_path)
+    names = ["a,b", 'q"x', "é ü", "two\nlines"]
+    boucle.ingest(ws, {name: [i] for i, name in enumerate(names)}, "odd")
+
+    async def asked(columns: str) -> list[dict[str, int]]:
+        transport = httpx.ASGITransport(data.app(ws))
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            answer = await client.get("/data/odd@1/rows", params={"columns": columns})
+        rows: list[dict[str, int]] = answer.json()["rows"]
+        return rows
+
+    for place, name in enumerate(names):
+        quoted = '"' + name.replace('"', '""') + '"'
+        assert asyncio.run(asked(quoted)) == [{name: place}]
+    assert asyncio.run(asked('é ü,"a,b"')) == [{"é ü": 2, "a,b": 0}]
 
 
 def test_only_reading(served: Served, client: httpx.Client) -> None:

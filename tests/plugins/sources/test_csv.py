@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from boucle.core.errors import Invalid, NotFound
 from boucle.plugins.sources import csv as module
 from boucle.plugins.sources.csv import CsvSource
+from boucle.plugins.sources.csv import text as csv_text
 from boucle.testing.source import SourceContract
 
 
@@ -429,3 +430,25 @@ def test_no_line_is_lost_unsaid(tmp_path_factory, body):
     if b'"' not in body and b"\r" not in body:
         lines = [line for line in body.split(b"\n") if line]
         assert table.num_rows - 1 + len(reading.bad) == len(lines)
+
+
+@pytest.mark.parametrize("line", [b'b","c\n', b'"b\n', b'x,"b""\n', b'"b""x"\n'])
+def test_wild_quotes_are_walked_once(monkeypatch, line):
+    """The fields that are looked at grow with the lines, not with their square."""
+    made, looked = csv_text._field_pattern, 0
+
+    class Counting:
+        def __init__(self, *args):
+            self.pattern = made(*args)
+
+        def match(self, data, at):
+            nonlocal looked
+            looked += 1
+            return self.pattern.match(data, at)
+
+    monkeypatch.setattr(csv_text, "_field_pattern", Counting)
+    text = csv_text.Text("utf-8", True, ",", '"', "\n", True, ("a", "b"), (), 0, 1, 0)
+    good, used, bad = csv_text.sift(line * 1000, text, 1, final=True)
+    assert used == 1000 * len(line)
+    assert len(bad) + good.count(b"\n") >= 500
+    assert looked <= 5000

@@ -17,7 +17,7 @@ _REF = "name@version: a number, latest, sha and the start of a digest, or a time
 def document(root: str) -> dict[str, Any]:
     """The description, for an application that is mounted at `root`."""
     rows = {
-        "columns": ("names, separated by commas", "string"),
+        "columns": ("names, separated by commas; one with a comma in it in quotes", "string"),
         "filter": ("such as: amount > 10 and city in ('Lyon', 'Paris')", "string"),
         "limit": ("at most so many rows; JSON has 1000 unless it is given", "integer"),
         "offset": ("rows to skip, counted behind the filter", "integer"),
