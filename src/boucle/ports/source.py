@@ -36,7 +36,9 @@ class Source(Protocol):
 
     name: ClassVar[str]
     suffixes: ClassVar[tuple[str, ...]]  # of a format of files: the endings it is chosen by, e.g. .csv
-    schemes: ClassVar[tuple[str, ...]]  # of a system: the beginnings of its URLs, e.g. postgresql, or sqlalchemy+* for many
+    schemes: ClassVar[
+        tuple[str, ...]
+    ]  # of a system: the beginnings of its URLs, e.g. postgresql, or sqlalchemy+* for many
     options: ClassVar[Mapping[str, str]]  # name -> what it is for
 
     def read(self, url: str, options: Mapping[str, Any]) -> Reading:

@@ -8,8 +8,8 @@ import json
 import pytest
 
 import boucle.workspace
-from boucle.faces.cli import out
-from boucle.faces.cli.data import look, page
+from boucle.faces.cli import out, words
+from boucle.faces.cli.data import page
 from boucle.ledger import trees
 
 ORDERS = "id,city,amount,note\n1,Lyon,19.5,\n2,,5,a\n3,Nice,7,b\n"
@@ -212,10 +212,10 @@ def test_an_empty_folder(cli, home):
 
 @pytest.mark.parametrize(
     ("count", "text"),
-    [(0, "0 B"), (999, "999 B"), (1000, "1 kB"), (123_456, "123 kB"), (5e9, "5 GB"), (2e15, "2e+03 TB")],
+    [(0, "0 bytes"), (999, "999 bytes"), (1000, "1 kB"), (123_456, "123 kB"), (5e9, "5 GB"), (2e15, "2e+03 TB")],
 )
 def test_sizes(count, text):
-    assert look.size(count) == text
+    assert words.size(count) == text
 
 
 ERRORS = [

@@ -58,7 +58,7 @@ def test_what_nobody_needs(run, tmp_path):
     with opened(tmp_path / "ann") as ws:
         ws.blobs.put(b"x" * 2000)
     assert "1 blob too young" in run("ann", "data", "gc")[1]
-    assert "1 blob that no record needs, 2.0 kB" in run("ann", "data", "gc", "--grace", "0")[1]
+    assert "1 blob that no record needs, 2 kB" in run("ann", "data", "gc", "--grace", "0")[1]
     said = json.loads(run("ann", "data", "gc", "--grace", "0", "--yes", "--json")[1])
     assert (said["removed"], said["bytes"]) == (True, 2000)
 

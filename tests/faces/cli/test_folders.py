@@ -26,14 +26,19 @@ def test_from_a_folder_to_versions_and_back(pets: Path, cli) -> None:
     assert "modified  rex.txt" in cli("data", "status", "pets").out
     assert cli("data", "snapshot", "pets", "--name", "pets", "--dry-run").out.startswith("nothing was stored\n")
     assert cli("data", "status", "pets", "--json").json["modified"] == ["rex.txt"]
-    refused = cli("data", "checkout", "pets@1", "--json")
-    assert (refused.code, refused.error["type"]) == (5, "Conflict")
+    kept = cli("data", "checkout", "pets@1", "--json").json
+    assert (kept["kept"], kept["written"]) == (["rex.txt"], [])
     assert cli("data", "snapshot", "pets", "--name", "pets").code == 0
     assert "would hold pets@1" in cli("data", "checkout", "pets@1", "--dry-run").out
     assert (pets / "rex.txt").read_text() == "changed"
     done = cli("data", "checkout", "dataset:pets@1", "--json").json
-    assert (done["written"], done["how"]) == (["rex.txt"], {"copy": 1})
+    assert (done["written"], done["how"]) == (["rex.txt"], {"patch": 1})
     assert (pets / "rex.txt").read_text() == "woof"
+    cli("data", "snapshot", "pets", "--name", "pets")
+    (pets / "rex.txt").write_text("not kept anywhere")
+    refused = cli("data", "checkout", "pets@2", "--json")
+    assert (refused.code, refused.error["type"]) == (5, "Conflict")
+    assert (pets / "rex.txt").read_text() == "not kept anywhere"
     assert cli("data", "log", "pets").code == 0
 
 
