@@ -180,7 +180,7 @@ def test_remarks():
 
 def test_folders_of_files(ws):
     def commit(files):
-        return trees.commit(ws, "pictures", trees.add(ws.blobs, files.items()))[0]
+        return datasets.commit_files(ws, "pictures", trees.add(ws.blobs, files.items()))[0]
 
     one = commit({"a/1.jpg": b"x" * 150, "a/2.JPG": b"y" * 100, "b.txt": b"", "c": b"12345", "d.txt": b"1"})
     seen = files_profile(ws, one, largest=2)

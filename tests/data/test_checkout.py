@@ -169,7 +169,7 @@ def test_the_ways_of_linking(ws: Workspace, place: Path, three, tmp_path: Path, 
     whole = ws.blobs.put(random.Random(8).randbytes(2_000_000))
     lines = [*trees.files(ws.blobs, datasets.resolve(ws, "docs@1").manifest).lines, f"{whole} f 2000000 whole"]
     tree = trees.Tree(trees.write(ws.blobs, lines), lines)
-    trees.commit(ws, "linked", tree)
+    datasets.commit_files(ws, "linked", tree)
     done = checkout(ws, "linked@1", tmp_path / "out", link=link)
     assert {k: v[1] for k, v in on_disk(tmp_path / "out").items()} == {
         **{k: v[1] for k, v in three[0].items()},
@@ -212,7 +212,7 @@ def test_nothing_is_written_outside_through_a_link_in_the_folder(
 
 def commit(ws: Workspace, *lines: str) -> None:
     manifest = ws.blobs.put("\n".join([trees.HEAD, *lines, ""]).encode())
-    trees.commit(ws, "evil", trees.Tree(manifest, list(lines)))
+    datasets.commit_files(ws, "evil", trees.Tree(manifest, list(lines)))
 
 
 @pytest.mark.parametrize("path", ["../x", "/tmp/boucle-evil", ".git/hooks/post-checkout", "a/../../x", "sub/.boucle/x"])
@@ -252,7 +252,7 @@ def test_a_line_with_too_few_parts_is_corrupt(ws: Workspace, tmp_path: Path) -> 
     file = ws.blobs.put(b"good")
     commit(ws, f"{file} f 4 a")
     manifest = ws.blobs.put(f"{trees.HEAD}\n{file} f\n".encode())
-    trees.commit(ws, "evil", trees.Tree(manifest, [f"{file} f 4 a"]))
+    datasets.commit_files(ws, "evil", trees.Tree(manifest, [f"{file} f 4 a"]))
     checkout(ws, "evil@1", tmp_path / "out")
     for folder in ("out", "other"):
         with pytest.raises(Corrupt):

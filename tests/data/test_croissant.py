@@ -11,7 +11,7 @@ import pytest
 import boucle
 from boucle.core.errors import Conflict
 from boucle.data.croissant import to_croissant
-from boucle.ledger import trees
+from boucle.ledger import datasets, trees
 from boucle.workspace import init
 
 with warnings.catch_warnings(), pytest.MonkeyPatch.context() as patch:
@@ -64,7 +64,7 @@ def test_a_table_is_described_and_loaded(ws, tmp_path):
 
 def test_files_are_described_and_loaded(ws, tmp_path):
     tree = trees.add(ws.blobs, [("a/x.txt", b"one"), ("b.txt", b"two" * 1000)])
-    boucle_dataset, _ = trees.commit(ws, "docs", tree)
+    boucle_dataset, _ = datasets.commit_files(ws, "docs", tree)
     path = to_croissant(ws, boucle_dataset.ref, tmp_path / "out")
     dataset = loaded(path, issues=False)
     found = sorted(r["listing/path"].decode() for r in dataset.records("listing"))

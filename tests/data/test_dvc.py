@@ -101,7 +101,7 @@ def shutil_rmtree(folder):
 @pytest.mark.slow
 def test_dvc_pulls_what_was_written(ws, repository, dvc):
     files = {"a/x.txt": b"one", "b.bin": bytes(range(256)) * 30_000, "leer.txt": b""}
-    trees.commit(ws, "pictures", trees.add(ws.blobs, list(files.items())))
+    datasets.commit_files(ws, "pictures", trees.add(ws.blobs, list(files.items())))
     boucle.ingest(ws, {"id": [1, 2], "x": ["a", None]}, "tx")
     made, sent = to_dvc(ws, "pictures", repository)
     assert (made.name, sent) == ("pictures.dvc", 4)

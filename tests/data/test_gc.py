@@ -20,7 +20,7 @@ from boucle.ledger.soundness import check
 def shop(tmp_path):
     with boucle.workspace.init(tmp_path / "shop", actor="ann") as ws:
         datasets.commit(ws, "tx", Frame.of({"x": [1.0, 2.0]}), statistics=ws.blobs.put(b"statistics"))
-        trees.commit(ws, "pics", trees.add(ws.blobs, [("a", b"a"), ("large", os.urandom(3 << 20))]))
+        datasets.commit_files(ws, "pics", trees.add(ws.blobs, [("a", b"a"), ("large", os.urandom(3 << 20))]))
         (tmp_path / "a.txt").write_text("a")
         with runs.track(ws, "run") as run:
             run.log_file(tmp_path / "a.txt")

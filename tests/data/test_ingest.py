@@ -361,7 +361,7 @@ def test_rows_of_another_table_do_not_join(ws, mode):
 
 
 def test_rows_do_not_become_a_version_of_files(ws):
-    trees.commit(ws, "pets", trees.add(ws.blobs, {"rex.txt": b"woof"}.items()))
+    datasets.commit_files(ws, "pets", trees.add(ws.blobs, {"rex.txt": b"woof"}.items()))
     for evolve in (False, True):
         with pytest.raises(Invalid, match="pets@1 holds files"):
             ingest(ws, {"a": [1]}, "pets", evolve=evolve)

@@ -51,7 +51,7 @@ def ann(make):
             tags={"bad_lines": bad},
         )
     files = [(f"pics/{i}.png", b"%d" % i * 100) for i in range(300)]
-    trees.commit(ws, "pics", trees.add(ws.blobs, [*files, ("large.bin", os.urandom(9 << 20))]))
+    datasets.commit_files(ws, "pics", trees.add(ws.blobs, [*files, ("large.bin", os.urandom(9 << 20))]))
     return ws
 
 
@@ -246,7 +246,7 @@ def test_pushes_at_once_do_not_disturb_each_other(ann, make, there):
     for entry in same:
         for blob in {entry.digest, *(d for d, _ in trees.chunks_of(ann.blobs, entry))}:
             bob.blobs.put(ann.blobs.get(blob))
-    trees.commit(bob, "pics", trees.Tree(trees.write(bob.blobs, same.lines), same.lines))
+    datasets.commit_files(bob, "pics", trees.Tree(trees.write(bob.blobs, same.lines), same.lines))
     started = [subprocess.Popen([sys.executable, "-c", PUSH, str(ws.project), there]) for ws in (ann, bob, ann, bob)]
     assert [p.wait() for p in started] == [0, 0, 0, 0]
     cleo = make("cleo")

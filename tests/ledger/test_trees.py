@@ -164,22 +164,22 @@ def ws(tmp_path: Path, blobs: LocalBlobs) -> SimpleNamespace:
 
 def test_versions_of_files_are_datasets(ws: SimpleNamespace) -> None:
     tree = trees.add(ws.blobs, [("cat.png", b"\x89PNG"), ("notes.txt", b"hi")])
-    one, new = trees.commit(ws, "pets", tree, source="/data/pets")
+    one, new = datasets.commit_files(ws, "pets", tree, source="/data/pets")
     assert (one.key, new, one.rows, one.size, one.type, one.created) == ("pets@1", True, 2, 6, "files", 1000.0)
-    assert trees.commit(ws, "pets", tree) == (one, False)
-    two, new = trees.commit(ws, "pets", trees.add(ws.blobs, [("cat.png", b"other")]))
+    assert datasets.commit_files(ws, "pets", tree) == (one, False)
+    two, new = datasets.commit_files(ws, "pets", trees.add(ws.blobs, [("cat.png", b"other")]))
     assert (two.version, new) == (2, True)
     assert [e.subject for e in ws.store.events(type="dataset.committed")] == ["dataset:pets@1", "dataset:pets@2"]
     datasets.commit(ws, "table", {"x": [1]})
     with pytest.raises(Invalid, match="is a table"):
-        trees.commit(ws, "table", tree)
+        datasets.commit_files(ws, "table", tree)
 
 
 def test_files_are_a_table_whose_contents_are_read_when_asked_for(ws: SimpleNamespace) -> None:
     tree = trees.add(
         ws.blobs, [("b/large.bin", LARGE), ("cat.png", b"\x89PNG"), ("notes.txt", b"hi"), ("x\udcff", b"")]
     )
-    trees.commit(ws, "pets", tree)
+    datasets.commit_files(ws, "pets", tree)
     frame = datasets.load(ws, "pets@1")
     assert frame.columns == ("path", "size", "digest", "mode", "media_type", "content")
     assert (frame.ref, len(frame), frame.digest) == ("dataset:pets@1", 4, tree.manifest)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
-from boucle.core.frames import Frame
+if TYPE_CHECKING:
+    from boucle.core.frames import Frame
 
 
 class Batches(IterableDataset[dict[str, Any]]):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from boucle.core.errors import Conflict, Corrupt, Invalid, NotFound
 from boucle.data import reading, snapshot
-from boucle.data.folder import DRAFTS, MARGIN, Folder, Memory, Row, Seen, state
+from boucle.data.folder import DRAFTS, MARGIN, Folder, Memory, Row, Seen, journal, state
 from boucle.data.writing import Writer, discard, opened
 from boucle.ledger import trees
 
@@ -36,26 +36,6 @@ class CheckedOut:
     kept: list[str] = field(default_factory=list)  # changes of files that are the same in both versions, or in neither
     skipped: list[tuple[str, str]] = field(default_factory=list)
     seconds: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Journal:
-    """A checkout that is going on: what the folder is to be, and the files that are changed in place."""
-
-    ref: str = ""
-    manifest: str = ""
-    patched: tuple[str, ...] = ()
-
-
-def journal(place: Folder) -> Journal:
-    """The checkout that was begun in a folder and did not end; an empty one when there is none."""
-    try:
-        said = json.loads(place.journal.read_text(encoding="utf-8"))
-        return Journal(said["ref"], said["manifest"], tuple(said["patched"]))
-    except FileNotFoundError:
-        return Journal()
-    except (ValueError, KeyError, TypeError):
-        return Journal("?")
 
 
 @dataclass(frozen=True, slots=True)

@@ -177,7 +177,7 @@ def _take_in(
             tree = trees.add(ws.blobs, [(posixpath.basename(output.path), file)])
         else:
             tree = trees.add(ws.blobs, _members(shelf, output, Path(folder)))
-        return trees.commit(ws, name, tree, source=source, description=output.description, tags=tags)
+        return datasets.commit_files(ws, name, tree, source=source, description=output.description, tags=tags)
 
 
 def _is_table(path: str) -> bool:

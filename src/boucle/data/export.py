@@ -20,7 +20,7 @@ from boucle.core.errors import Invalid, Unavailable
 from boucle.core.frames import Frame, to_rows
 from boucle.core.refs import Ref
 from boucle.core.where import Where
-from boucle.ledger import datasets
+from boucle.ledger import datasets, recording
 from boucle.ports.lookup import missing_extra
 
 FORMATS = {
@@ -34,7 +34,7 @@ _PIECE = 1 << 20  # bytes of text that are written at once
 
 
 def export(
-    ws: datasets.Ledger,
+    ws: recording.Ledger,
     ref: Ref | str,
     file: Path,
     *,

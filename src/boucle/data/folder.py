@@ -378,3 +378,23 @@ def _ignored(folder: Path) -> _Ignored | None:
         raise Invalid(
             f"{folder / IGNORE}: {error}", expected="a pattern on each line, such as *.tmp or /cache/"
         ) from None
+
+
+@dataclass(frozen=True, slots=True)
+class Journal:
+    """A checkout that is going on: what the folder is to be, and the files that are changed in place."""
+
+    ref: str = ""
+    manifest: str = ""
+    patched: tuple[str, ...] = ()
+
+
+def journal(place: Folder) -> Journal:
+    """The checkout that was begun in a folder and did not end; an empty one when there is none."""
+    try:
+        said = json.loads(place.journal.read_text(encoding="utf-8"))
+        return Journal(said["ref"], said["manifest"], tuple(said["patched"]))
+    except FileNotFoundError:
+        return Journal()
+    except (ValueError, KeyError, TypeError):
+        return Journal("?")

@@ -21,7 +21,7 @@ from boucle.data import combine, cursors, profiles
 from boucle.data.choice import source_for as source_for  # noqa: PLC0414  told to others
 from boucle.data.gather import Gathered, gathered
 from boucle.data.gather import shown as shown  # noqa: PLC0414
-from boucle.ledger import datasets, tables
+from boucle.ledger import datasets, recording, tables
 from boucle.measure.quality import Profiler, observed
 from boucle.ports.source import BadLine, Mode, Reading
 from boucle.ports.vault import revealed
@@ -234,7 +234,7 @@ def preview(
     }
 
 
-def bad_lines(ws: datasets.Ledger, dataset: Dataset) -> list[BadLine]:
+def bad_lines(ws: recording.Ledger, dataset: Dataset) -> list[BadLine]:
     """The lines that were set aside when a version was ingested."""
     digest = dataset.tags.get("bad_lines")
     return [BadLine(**json.loads(line)) for line in ws.blobs.get(digest).splitlines()] if digest else []

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from boucle.core import chunks
 from boucle.core.errors import Conflict, Corrupt, Invalid, NotFound
 from boucle.data import reading
-from boucle.data.folder import Folder, Found, Memory, Row, Seen
-from boucle.ledger import trees
+from boucle.data.folder import Folder, Found, Memory, Row, Seen, journal
+from boucle.ledger import datasets, trees
 
 if TYPE_CHECKING:
     from boucle.core.records import Dataset
@@ -96,7 +96,7 @@ def snapshot(
             old, tree = tree, trees.Tree(manifest, new_lines)
         else:
             old = tree
-        dataset, new = trees.commit(ws, name, tree, source=str(place.path), description=description)
+        dataset, new = datasets.commit_files(ws, name, tree, source=str(place.path), description=description)
         changes = _differences(memory.ref, old, lines, gone, len(new_lines), seen)
         merged.ref, merged.manifest = dataset.key, tree.manifest
         if seen.changed or gone or (merged.ref, merged.manifest) != (memory.ref, memory.manifest):
@@ -166,8 +166,6 @@ def matches(ws: Workspace, place: Folder, found: Found, entry: trees.Entry) -> b
 
 def unfinished(place: Folder) -> str:
     """The version whose checkout was cut off."""
-    from boucle.data.checkout import journal
-
     return journal(place).ref
 
 

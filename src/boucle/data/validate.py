@@ -21,7 +21,7 @@ _LOOKED_BACK = 1000  # failing verdicts
 _FEW = 20  # distinct values of a column that is taken for categories
 
 
-def validate(ws: datasets.Ledger, ref: Ref | str, checks: Checks) -> list[Verdict]:
+def validate(ws: recording.Ledger, ref: Ref | str, checks: Checks) -> list[Verdict]:
     """Run checks on a dataset version and keep one verdict for each.
 
     `checks` is a mapping of check -> options (or a list of options, to run one more than once), or a list of mappings
@@ -78,7 +78,7 @@ def _flat(checks: Checks) -> list[tuple[str, Mapping[str, Any]]]:
     return [(name, options or {}) for name, options in pairs]
 
 
-def _keep(ws: datasets.Ledger, dataset: Dataset, verdicts: list[Verdict]) -> None:
+def _keep(ws: recording.Ledger, dataset: Dataset, verdicts: list[Verdict]) -> None:
     with ws.store.transaction():
         failing = _failing(ws, dataset, {v.check for v in verdicts})
         ws.store.add(*verdicts)
@@ -101,7 +101,7 @@ def _keep(ws: datasets.Ledger, dataset: Dataset, verdicts: list[Verdict]) -> Non
                 _note(ws, dataset, "data.passed", mine[0])
 
 
-def _note(ws: datasets.Ledger, dataset: Dataset, type: str, verdict: Verdict) -> None:
+def _note(ws: recording.Ledger, dataset: Dataset, type: str, verdict: Verdict) -> None:
     check, column = _what(verdict)
     ws.store.append(
         Event(
@@ -119,7 +119,7 @@ def _what(verdict: Verdict) -> tuple[str, str]:
     return verdict.check, str(verdict.evidence.get("options", {}).get("column", ""))
 
 
-def _failing(ws: datasets.Ledger, dataset: Dataset, checks: set[str]) -> set[tuple[str, str]]:
+def _failing(ws: recording.Ledger, dataset: Dataset, checks: set[str]) -> set[tuple[str, str]]:
     """What failed the last time it was checked, on this version or an earlier one."""
     of = field("subject").starts(f"dataset:{dataset.name}@") & field("check").within(sorted(checks))
     failed: dict[tuple[str, str], Verdict] = {}
@@ -140,7 +140,7 @@ def _version(verdict: Verdict) -> int:
     return Ref.parse(verdict.subject).number or 0
 
 
-def statistics(ws: datasets.Ledger, ref: Ref | str) -> Profile:
+def statistics(ws: recording.Ledger, ref: Ref | str) -> Profile:
     """The profile that was made when a dataset version was written; made now where it was not."""
     from boucle.measure.quality import profile
 

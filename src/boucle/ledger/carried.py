@@ -13,13 +13,12 @@ from boucle.core.records import Dataset
 from boucle.ledger import recording, tables, trees
 
 if TYPE_CHECKING:
-    from boucle.ledger.datasets import Ledger
     from boucle.ports.blobs import Blobs
 
 _DIGEST = re.compile("[0-9a-f]{64}")
 
 
-def carried(ws: Ledger, stored: tables.Stored) -> tables.Stored:
+def carried(ws: recording.Ledger, stored: tables.Stored) -> tables.Stored:
     """The same table with the files that its rows name, of those that belong to what the active run read.
 
     A column of texts holds digests when the range of one of its blocks is one of digests, whatever the column is called.
@@ -45,7 +44,7 @@ def carried(ws: Ledger, stored: tables.Stored) -> tables.Stored:
     return replace(stored, manifest=tables.with_tree(ws.blobs, manifest, tree))
 
 
-def _trees_read(ws: Ledger) -> list[str]:
+def _trees_read(ws: recording.Ledger) -> list[str]:
     found: dict[str, None] = {}
     for ref in recording.datasets_above(ws, recording.used_now()):
         dataset = ws.store.get(Dataset, ref.partition(":")[2])

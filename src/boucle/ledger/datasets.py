@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from boucle.core.errors import Conflict, Invalid, NotFound
 from boucle.core.records import Dataset, Edge, Event
@@ -12,24 +12,11 @@ from boucle.core.refs import Ref, check_name
 from boucle.core.schema import Schema, check_evolution
 from boucle.core.where import field
 from boucle.ledger import recording
+from boucle.ledger.recording import Ledger
 
 if TYPE_CHECKING:  # versions of files are looked up without loading what tables need
     from boucle.core.frames import Frame
-    from boucle.ledger import tables
-    from boucle.ports.blobs import Blobs
-    from boucle.ports.store import Store
-
-
-class Ledger(Protocol):
-    """What is needed of a workspace."""
-
-    @property
-    def store(self) -> Store: ...
-    @property
-    def blobs(self) -> Blobs: ...
-    @property
-    def actor(self) -> str: ...
-    def now(self) -> float: ...
+    from boucle.ledger import tables, trees
 
 
 def commit(
@@ -128,6 +115,58 @@ def commit(
                         **({"tags": dict(tags)} if tags else {}),
                     },
                 )
+            )
+    recording.note_made(str(dataset.ref))
+    return dataset, new
+
+
+def commit_files(
+    ws: Ledger,
+    name: str,
+    tree: trees.Tree,
+    *,
+    source: str = "",
+    description: str = "",
+    tags: Mapping[str, Any] | None = None,
+) -> tuple[Dataset, bool]:
+    """Make stored files the next version of a dataset; returns it, and whether it is new.
+
+    The same files as in the latest version make none. Raises `Invalid` when the dataset is a table.
+    """
+    from boucle.ledger import trees
+
+    check_name(name, "dataset name")
+    run = recording.current_run()
+    with ws.store.transaction():
+        before = latest(ws, name)
+        if before is not None and before.type != "files":
+            raise Invalid(f"{name} is a table", expected="a dataset of files", fix="choose another name")
+        if before is not None and before.digest == tree.manifest:
+            dataset, new = before, False
+        else:
+            new, now = True, ws.now()
+            dataset = Dataset(
+                name=name,
+                version=before.version + 1 if before else 1,
+                digest=tree.manifest,
+                manifest=tree.manifest,
+                rows=len(tree),
+                size=tree.size,
+                schema=trees.SCHEMA,
+                type="files",
+                source=source,
+                created=now,
+                actor=ws.actor,
+                run=run,
+                owner=before.owner if before else "",
+                licence=before.licence if before else "",
+                description=description or (before.description if before else ""),
+                tags=dict(tags or {}),
+            )
+            ws.store.add(dataset)
+            data = {"digest": dataset.digest, "rows": dataset.rows, "source": source, "run": run}
+            ws.store.append(
+                Event(type="dataset.committed", subject=str(dataset.ref), time=now, actor=ws.actor, data=data)
             )
     recording.note_made(str(dataset.ref))
     return dataset, new

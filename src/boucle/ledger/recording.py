@@ -14,6 +14,7 @@ from boucle.core import graph
 from boucle.core.errors import Invalid
 
 if TYPE_CHECKING:
+    from boucle.ports.blobs import Blobs
     from boucle.ports.store import Store
     from boucle.workspace import Workspace
 
@@ -43,11 +44,16 @@ class Recorder(Protocol):
         """What was read so far."""
 
 
-class Remembering(Protocol):
-    """Whatever has a store."""
+class Ledger(Protocol):
+    """What is needed of a workspace."""
 
     @property
     def store(self) -> Store: ...
+    @property
+    def blobs(self) -> Blobs: ...
+    @property
+    def actor(self) -> str: ...
+    def now(self) -> float: ...
 
 
 active: ContextVar[Recorder | None] = ContextVar("boucle_active_run", default=None)
@@ -98,7 +104,7 @@ def used_now() -> list[str]:
     return recorder.used if recorder is not None else []
 
 
-def datasets_above(ws: Remembering, refs: list[str]) -> list[str]:
+def datasets_above(ws: Ledger, refs: list[str]) -> list[str]:
     """The dataset versions that these things were made from, directly or through artifacts, sorted."""
 
     def up(ref: str) -> Iterator[str]:

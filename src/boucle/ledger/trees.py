@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from boucle.core.frames import Frame
-    from boucle.core.records import Dataset
-    from boucle.ledger.datasets import Ledger
 
 HEAD = "boucle files 1"
 OURS = frozenset({".boucle", ".git"})  # folders that are never part of a version
@@ -352,54 +350,6 @@ SCHEMA: dict[str, Any] = {
         {"name": "content", "type": "binary", "nullable": False},
     ]
 }
-
-
-def commit(
-    ws: Ledger, name: str, tree: Tree, *, source: str = "", description: str = "", tags: dict[str, Any] | None = None
-) -> tuple[Dataset, bool]:
-    """Make stored files the next version of a dataset; returns it, and whether it is new.
-
-    The same files as in the latest version make none. Raises `Invalid` when the dataset is a table.
-    """
-    from boucle.core.records import Dataset, Event
-    from boucle.core.refs import check_name
-    from boucle.ledger import datasets, recording
-
-    check_name(name, "dataset name")
-    run = recording.current_run()
-    with ws.store.transaction():
-        before = datasets.latest(ws, name)
-        if before is not None and before.type != "files":
-            raise Invalid(f"{name} is a table", expected="a dataset of files", fix="choose another name")
-        if before is not None and before.digest == tree.manifest:
-            dataset, new = before, False
-        else:
-            new, now = True, ws.now()
-            dataset = Dataset(
-                name=name,
-                version=before.version + 1 if before else 1,
-                digest=tree.manifest,
-                manifest=tree.manifest,
-                rows=len(tree),
-                size=tree.size,
-                schema=SCHEMA,
-                type="files",
-                source=source,
-                created=now,
-                actor=ws.actor,
-                run=run,
-                owner=before.owner if before else "",
-                licence=before.licence if before else "",
-                description=description or (before.description if before else ""),
-                tags=tags or {},
-            )
-            ws.store.add(dataset)
-            data = {"digest": dataset.digest, "rows": dataset.rows, "source": source, "run": run}
-            ws.store.append(
-                Event(type="dataset.committed", subject=str(dataset.ref), time=now, actor=ws.actor, data=data)
-            )
-    recording.note_made(str(dataset.ref))
-    return dataset, new
 
 
 def frame(blobs: Blobs, manifest: str, ref: str = "") -> Frame:

@@ -10,7 +10,7 @@ import pytest
 import boucle.workspace
 from boucle.faces.cli import out, words
 from boucle.faces.cli.data import page
-from boucle.ledger import trees
+from boucle.ledger import datasets, trees
 
 ORDERS = "id,city,amount,note\n1,Lyon,19.5,\n2,,5,a\n3,Nice,7,b\n"
 
@@ -34,7 +34,7 @@ def pictures(home, cli):
     cli("init")
     with boucle.workspace.open(home) as ws:
         for files in ({"a.jpg": b"x" * 2000, "b<i>.txt": b"1"}, {"c.jpg": b"x" * 2000, "b<i>.txt": b"22", "d": b""}):
-            trees.commit(ws, "pictures", trees.add(ws.blobs, files.items()))
+            datasets.commit_files(ws, "pictures", trees.add(ws.blobs, files.items()))
     return home
 
 
@@ -205,7 +205,7 @@ def test_show_of_a_folder(cli, pictures):
 def test_an_empty_folder(cli, home):
     cli("init")
     with boucle.workspace.open(home) as ws:
-        trees.commit(ws, "none", trees.add(ws.blobs, []))
+        datasets.commit_files(ws, "none", trees.add(ws.blobs, []))
     assert cli("data", "show", "none", "--html", "s.html").code == 0
     assert "no files" in cli("data", "show", "none").out
 
