@@ -191,7 +191,7 @@ def from_json(text: str) -> Any:
     raise Corrupt(
         f"stored JSON does not parse: {problem}",
         expected="what was written",
-        fix="boucle check, then restore the store from a backup",
+        fix="boucle fsck, then restore the store from a backup",
     )
 
 

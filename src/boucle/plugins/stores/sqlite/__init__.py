@@ -171,8 +171,8 @@ def explain(error: sqlite3.Error, path: Path) -> BoucleError:
     if code in (sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH) or "binding" in str(error):
         return Invalid(what, expected="values of the types that the records declare")
     if "user-defined function" in str(error):
-        return Corrupt(what, expected="JSON that parses", fix="boucle check names the record")
-    return Unavailable(what, expected="a disk that answers", fix="boucle check")
+        return Corrupt(what, expected="JSON that parses", fix="boucle fsck names the record")
+    return Unavailable(what, expected="a disk that answers", fix="boucle fsck")
 
 
 def _json_value(text: str, key: str) -> Any:

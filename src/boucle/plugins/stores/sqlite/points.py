@@ -57,10 +57,10 @@ def unpack(name: str, segments: Sequence[Sequence[Any]]) -> Points:
         try:
             blob = zlib.decompress(stored) if packing & _COMPRESSED else stored
         except zlib.error as error:
-            raise Corrupt(f"series {name!r} does not decompress: {error}", fix="boucle check") from error
+            raise Corrupt(f"series {name!r} does not decompress: {error}", fix="boucle fsck") from error
         width = 8 * n
         if len(blob) != width * (3 - bool(packing & _SPACED) - bool(packing & _SIMULTANEOUS)):
-            raise Corrupt(f"series {name!r} has {len(blob)} bytes for {n} points", fix="boucle check")
+            raise Corrupt(f"series {name!r} has {len(blob)} bytes for {n} points", fix="boucle fsck")
         at = 0
         if packing & _SPACED:
             steps += _spaced(first, last, n)
