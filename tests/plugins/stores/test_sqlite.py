@@ -567,7 +567,7 @@ def test_a_folder_that_cannot_be_written_is_unavailable(tmp_path: Path) -> None:
         (sqlite3.SQLITE_READONLY, Unavailable, "writable"),
         (sqlite3.SQLITE_CANTOPEN | (1 << 8), Unavailable, "writable"),
         (sqlite3.SQLITE_BUSY, Unavailable, "try again"),
-        (sqlite3.SQLITE_IOERR | (3 << 8), Unavailable, "boucle check"),
+        (sqlite3.SQLITE_IOERR | (3 << 8), Unavailable, "boucle fsck"),
         (sqlite3.SQLITE_CORRUPT, Corrupt, "backup"),
         (sqlite3.SQLITE_NOTADB, Invalid, "another path"),
     ],
